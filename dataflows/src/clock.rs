@@ -8,7 +8,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
 use crate::spans::{Existing, Spans};
-use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
+use crate::time::{Bounds, Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::watermark::{ClockReading, PartitionProgress, Partitions, Slowest, passed};
 use crate::wiring::{Place, Wiring};
 
@@ -17,6 +17,9 @@ use crate::wiring::{Place, Wiring};
 /// Each tick has a [`SourceProgress::Watermark`], or a [`SourceProgress::Now`] beside the progress of partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SourceProgress {
+    /// The rules of time hold from this tick on, but for their width, which does not change. Windows that have closed,
+    /// settled or retired by other rules stay so.
+    Rules(Windows),
     /// Observation begins, or begins anew: windows that start before are not [whole](Existing::whole).
     /// The latest of several moments holds.
     Begun(u64),
@@ -64,6 +67,8 @@ pub enum SourceProgress {
     Existing(Existing),
     /// The last window with a record that had retired, of the same state.
     Retired(Window),
+    /// The states of windows, of the same state: those that the watermark brings about by the rules, or later ones.
+    Bounds(Bounds),
     /// Emits the state of the clock at the end of the tick ([`Outputs::clock_states`](crate::graph::Outputs::clock_states)).
     Save,
 }
@@ -71,9 +76,9 @@ pub enum SourceProgress {
 /// An event of the clock, for every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum WindowEvent {
-    /// The watermark, at each tick from which on other windows are open, unsettled or held by it, and at the tick
-    /// after. The watermarks in between have the same effect on every window. At [`Phase::Close`].
-    Watermark(u64),
+    /// The states of windows: at each tick from which on other windows are open, unsettled or held, and at the tick
+    /// after. At [`Phase::Close`].
+    Bounds(Bounds),
     /// The progress of event time, at each tick, for display: nothing is computed from it. At [`Phase::Close`].
     EventTime {
         /// The watermark.
@@ -156,8 +161,8 @@ impl ObservationStart {
 struct WindowState {
     rules: Windows,
     watermark: u64,
-    /// The first windows that are open, unsettled and held by the watermark.
-    bounds: [Window; 3],
+    /// The states of windows that the watermark has brought about.
+    bounds: Bounds,
     /// Whether `bounds` changed at the last tick.
     crossed: bool,
     partitions: Partitions,
@@ -179,7 +184,7 @@ impl WindowState {
         WindowState {
             rules,
             watermark: 0,
-            bounds: rules.bounds(0),
+            bounds: Bounds::default(),
             crossed: false,
             partitions: Partitions::default(),
             observation_start: ObservationStart::default(),
@@ -250,7 +255,7 @@ impl WindowState {
     /// Marks a window as one that has a record.
     fn mark_seen(&mut self, window: Window) {
         // Too late: the record is not counted, so it makes no window.
-        if self.rules.settled(window, self.watermark) {
+        if self.bounds.settled(window) {
             return;
         }
         let before = self.windows.get(window).copied();
@@ -264,7 +269,7 @@ impl WindowState {
         };
         // The window of a late record has closed before: the record, and not time, makes the limits judge the
         // window.
-        let closed = self.rules.closed(window, self.watermark);
+        let closed = self.bounds.closed(window);
         self.windows.remove_windows(windows, Phase::Data);
         self.windows.insert_windows(Existing { windows, seen: true, closed, whole }, Phase::Data);
         let was_open = before.is_some_and(|before| !before.closed);
@@ -293,7 +298,7 @@ impl WindowState {
         if until.0.saturating_sub(from.0) > self.rules.max_gap_secs {
             return;
         }
-        let first = Window(self.rules.end_secs(from)).max(self.rules.first_held(self.watermark));
+        let first = Window(self.rules.end_secs(from)).max(self.bounds.held);
         self.open(WindowRange { from: first, until });
     }
 
@@ -308,16 +313,16 @@ impl WindowState {
         self.open(passed);
     }
 
-    /// Moves the watermark, which closes and settles windows.
-    fn advance(&mut self, watermark: Slowest, slowest: Slowest, front: u64) {
-        let settled = self.rules.first_unsettled(self.watermark);
+    /// Moves the watermark, which closes and settles windows. `restored`: the least bounds, of a restored state.
+    fn advance(&mut self, watermark: Slowest, slowest: Slowest, front: u64, restored: Bounds) {
         self.watermark = self.watermark.max(watermark.at);
+        let before = self.bounds;
+        self.bounds = before.max(self.rules.bounds(self.watermark)).max(restored);
         self.close();
-        let bounds = self.rules.bounds(self.watermark);
-        let crosses = std::mem::replace(&mut self.bounds, bounds) != bounds;
-        // Rules leave at the tick after the one in which the watermark passes their windows.
+        let crosses = self.bounds != before;
+        // Rules of limits leave at the tick after the one in which the watermark passes their windows.
         if std::mem::replace(&mut self.crossed, crosses) || crosses {
-            self.push_event(Phase::Close, WindowEvent::Watermark(self.watermark));
+            self.push_event(Phase::Close, WindowEvent::Bounds(self.bounds));
         }
         let reached = WindowEvent::EventTime {
             at: self.watermark,
@@ -330,22 +335,22 @@ impl WindowState {
         };
         self.push_event(Phase::Close, reached);
         // Gaps may open where windows have settled.
-        let before = WindowRange { from: Window(0), until: settled };
+        let settled = WindowRange { from: Window(0), until: before.unsettled };
         for opened in std::mem::take(&mut self.opened) {
-            let windows = opened.and(before);
+            let windows = opened.and(settled);
             if !windows.is_empty() {
                 self.push_event(Phase::Close, WindowEvent::Settled(windows));
             }
         }
-        let settles = self.rules.first_unsettled(self.watermark);
-        let spans = self.windows.within(WindowRange { from: settled, until: settles });
+        let settles = WindowRange { from: before.unsettled, until: self.bounds.unsettled };
+        let spans = self.windows.within(settles);
         let events = spans.map(|span| (Phase::Close, WindowEvent::Settled(span.windows)));
         self.events.extend(events);
     }
 
     /// Closes the windows that end at or before the watermark.
     fn close(&mut self) {
-        let first = self.rules.first_open(self.watermark);
+        let first = self.bounds.open;
         while let Some(span) = self.windows.first_open().copied()
             && span.windows.from < first
         {
@@ -360,9 +365,8 @@ impl WindowState {
         }
     }
 
-    /// Retires the windows that are past their retention by `watermark`, which is that of the tick before.
-    fn retire(&mut self, watermark: u64) {
-        let first = self.rules.first_held(watermark);
+    /// Retires the windows before `first`, which are past their retention by the watermark of the tick before.
+    fn retire(&mut self, first: Window) {
         while let Some(span) = self.windows.first().copied()
             && span.windows.from < first
         {
@@ -389,8 +393,12 @@ impl WindowState {
     fn save(&self) -> Vec<SourceProgress> {
         let ObservationStart { begun, unknown } = &self.observation_start;
         let unknown = unknown.iter();
-        let mut marks =
-            vec![SourceProgress::Begun(*begun), SourceProgress::Watermark(self.watermark)];
+        let mut marks = vec![
+            SourceProgress::Rules(self.rules),
+            SourceProgress::Begun(*begun),
+            SourceProgress::Watermark(self.watermark),
+            SourceProgress::Bounds(self.bounds),
+        ];
         marks
             .extend(unknown.map(|&partition| SourceProgress::Truncated { partition, first: None }));
         marks.extend(
@@ -405,13 +413,17 @@ impl WindowState {
 
     /// Applies the marks of a tick. Returns the state of the clock if a mark asks for it.
     fn tick(&mut self, marks: Vec<SourceProgress>) -> Option<Vec<SourceProgress>> {
-        let before = self.watermark;
+        let (before, held) = (self.watermark, self.bounds.held);
         let mut watermark = Slowest { at: before, partition: None };
         let mut slowest = Slowest { at: 0, partition: None };
         let (mut reading, mut front) = (None, 0);
+        let mut restored = Bounds::default();
         let marks: BTreeSet<SourceProgress> = marks.into_iter().collect();
         for mark in &marks {
             match *mark {
+                SourceProgress::Rules(rules) => {
+                    self.rules = Windows { width_secs: self.rules.width_secs, ..rules }
+                }
                 SourceProgress::Begun(at) => {
                     self.observation_start.begun = self.observation_start.begun.max(at)
                 }
@@ -425,13 +437,15 @@ impl WindowState {
         let mut saves = false;
         for mark in marks {
             match mark {
-                SourceProgress::Begun(_)
+                SourceProgress::Rules(_)
+                | SourceProgress::Begun(_)
                 | SourceProgress::Truncated { .. }
                 | SourceProgress::ReadTo { .. } => {}
                 SourceProgress::Existing(span) => self.restore(span),
                 SourceProgress::Retired(window) => {
                     self.last_retired = self.last_retired.max(Some(window));
                 }
+                SourceProgress::Bounds(bounds) => restored = restored.max(bounds),
                 SourceProgress::Save => saves = true,
                 SourceProgress::Seen(window) => self.mark_seen(window),
                 SourceProgress::Watermark(mark) => watermark.at = watermark.at.max(mark),
@@ -449,8 +463,8 @@ impl WindowState {
             front = self.partitions.front(reading);
             self.open_passed(watermark.at);
         }
-        self.advance(watermark, slowest, front);
-        self.retire(before);
+        self.advance(watermark, slowest, front, restored);
+        self.retire(held);
         saves.then(|| self.save())
     }
 }

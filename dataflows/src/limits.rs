@@ -13,7 +13,7 @@ use timely::dataflow::channels::pact::Exchange;
 
 use crate::clock::WindowEvent;
 use crate::monitored::MonitoredScope;
-use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
+use crate::time::{Bounds, Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Bound, LimitId, Metric, Per, Scope, Version, VersionId};
 use crate::wiring::{Place, Wiring};
 
@@ -156,8 +156,8 @@ struct Rows {
     limits: IndexMap<LimitId, Dated, RandomState>,
     /// The ends of the rules that hold and that another version of their limit follows.
     ends: BTreeSet<(Window, LimitId, i128)>,
-    /// The watermark of the tick before.
-    watermark: u64,
+    /// The states of windows after the tick before.
+    bounds: Bounds,
     /// The first window that has not retired: a rule that judges only earlier windows does not hold.
     horizon: Window,
 }
@@ -168,7 +168,7 @@ impl Rows {
             windows,
             limits: IndexMap::default(),
             ends: BTreeSet::new(),
-            watermark: 0,
+            bounds: Bounds::default(),
             horizon: Window(0),
         }
     }
@@ -265,11 +265,10 @@ impl Rows {
         changes
     }
 
-    /// Moves the watermark, by which the windows retire at the end of the next tick. Returns the removals of the
+    /// Sets the states of windows, by which they retire at the end of the next tick. Returns the removals of the
     /// rules that judge no window any more once the windows of this tick have retired.
-    fn advance(&mut self, watermark: u64) -> Vec<(Rule, isize)> {
-        let before = std::mem::replace(&mut self.watermark, watermark);
-        let horizon = self.windows.first_held(before);
+    fn advance(&mut self, bounds: Bounds) -> Vec<(Rule, isize)> {
+        let horizon = std::mem::replace(&mut self.bounds, bounds).held;
         let mut changes = Vec::new();
         while let Some(&(until, limit, date)) = self.ends.first()
             && until <= horizon
@@ -277,7 +276,7 @@ impl Rows {
             let (_, next) = self.neighbours((limit, date));
             self.push_change((limit, date), next, -1, &mut changes);
         }
-        self.horizon = self.horizon.max(horizon);
+        self.horizon = horizon;
         changes
     }
 }
@@ -285,14 +284,14 @@ impl Rows {
 #[derive(Default)]
 struct Work {
     edits: Vec<(Version, isize)>,
-    watermark: Option<u64>,
+    bounds: Option<Bounds>,
 }
 
 /// The versions of limits, each with the windows that it judges.
 ///
 /// # In
 /// `versions`: rows that have taken effect: entered at the later of the tick of reading and their
-/// date ([`Schedule`]). No two rows of a limit share a date. `clock`: the watermark.
+/// date ([`Schedule`]). No two rows of a limit share a date. `clock`: the states of windows.
 ///
 /// # Out
 /// One rule for each version that has a value and judges a window, on one worker. An edit, and a date that comes,
@@ -315,8 +314,8 @@ pub fn rules<'scope>(
         place.at(time).edits.push((version, diff));
     });
     wiring.input(clock, Exchange::new(|_| 0), |place, (event, time)| {
-        if let WindowEvent::Watermark(watermark) = event {
-            place.at(time).watermark = Some(watermark);
+        if let WindowEvent::Bounds(bounds) = event {
+            place.at(time).bounds = Some(bounds);
         }
     });
     let rules = wiring.output(|(_, changes): &mut (Rows, Vec<_>)| changes);
@@ -324,7 +323,7 @@ pub fn rules<'scope>(
         let edits = rows.edits(work.edits).into_iter();
         changes.extend(edits.map(|(rule, diff)| (rule, time, diff)));
         let retire = Time::new(time.tick, Phase::Retire);
-        let left = work.watermark.map(|at| rows.advance(at)).unwrap_or_default();
+        let left = work.bounds.map(|bounds| rows.advance(bounds)).unwrap_or_default();
         changes.extend(left.into_iter().map(|(rule, diff)| (rule, retire, diff)));
     });
     rules.as_collection()

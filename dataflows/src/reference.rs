@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use differential_dataflow::difference::Semigroup;
 
-use crate::time::{Phase, Window, Windows};
+use crate::time::{END_OF_INPUT, Phase, Window, Windows};
 use crate::top::TopQuery;
 use crate::types::{
     Bound, Change, Entity, Event, LimitId, Pair, Per, Reason, Scope, Updates, Version, Violation,
@@ -37,6 +37,8 @@ pub struct TickInput {
     pub begun: Option<u64>,
     /// The watermark of this tick; it never moves back.
     pub watermark: u64,
+    /// The rules of time from this tick on, if they change; their width does not.
+    pub rules: Option<Windows>,
 }
 
 /// The reason why a window exists.
@@ -119,9 +121,21 @@ pub struct Reference {
     updates: Updates,
     top: Option<TopQuery>,
     history: Vec<TickInput>,
-    /// For each number of ticks, the [known windows](Reference::known_windows): a function of the history
-    /// that is needed often.
-    known: Vec<BTreeSet<Window>>,
+    /// For each number of ticks, functions of the history that are needed often.
+    derived: Vec<Derived>,
+}
+
+/// The facts about windows that follow from a number of ticks.
+#[derive(Clone, Debug)]
+struct Derived {
+    /// The rules of time.
+    rules: Windows,
+    /// Windows that end until then, in milliseconds, have settled.
+    settled_until: u64,
+    /// Windows that end until then retire at the next tick, or have retired.
+    retired_until: u64,
+    /// The [known windows](Reference::known_windows).
+    known: BTreeSet<Window>,
 }
 
 impl Reference {
@@ -134,7 +148,9 @@ impl Reference {
             top.is_none_or(|top| matches!(top.per, Per::Pair | Per::Source | Per::Destination)),
             "the top is of pairs, sources or destinations"
         );
-        Reference { windows, updates, top, history: Vec::new(), known: vec![BTreeSet::new()] }
+        let none =
+            Derived { rules: windows, settled_until: 0, retired_until: 0, known: BTreeSet::new() };
+        Reference { windows, updates, top, history: Vec::new(), derived: vec![none] }
     }
 
     /// Accepts the input of the next tick, and returns its outputs and the state after it.
@@ -146,7 +162,7 @@ impl Reference {
         self.history.push(input);
         let n = self.history.len();
         self.check_input(n);
-        self.known.push(self.known_windows(n));
+        self.derived.push(self.derive(n));
 
         let before = self.state(n - 1, Phase::Retire);
         let states =
@@ -165,8 +181,7 @@ impl Reference {
             true => Existence::Seen,
             false => Existence::Gap,
         };
-        let settles =
-            |w: &Window| !self.too_late(n, *w) && self.windows.settled(*w, self.watermark(n));
+        let settles = |w: &Window| !self.too_late(n, *w) && self.settled(n, *w);
         let settled = closed.windows.iter().filter(|w| settles(w) && closed.whole.contains(w));
         let standing = self.standing(&left).into_iter();
         TickOutput {
@@ -211,9 +226,43 @@ impl Reference {
         }
     }
 
+    /// Derives what follows from `n` ticks, of which all but the last one were derived.
+    fn derive(&self, n: usize) -> Derived {
+        let before = &self.derived[n - 1];
+        let rules = self.history[n - 1].rules.unwrap_or(before.rules);
+        let until = |after: Option<u64>| match (self.watermark(n), after) {
+            (_, None) => 0,
+            (END_OF_INPUT, Some(_)) => END_OF_INPUT,
+            (watermark, Some(after)) => watermark.saturating_sub(after),
+        };
+        // The end of the input is past any lateness.
+        let lateness = match self.watermark(n) {
+            END_OF_INPUT => Some(0),
+            _ => rules.lateness_ms,
+        };
+        let held = lateness.zip(rules.retention_ms);
+        // What has settled or retired by other rules stays so.
+        Derived {
+            rules,
+            settled_until: before.settled_until.max(until(lateness)),
+            retired_until: before.retired_until.max(until(held.map(|(late, kept)| late + kept))),
+            known: self.known_windows(n, rules),
+        }
+    }
+
+    /// Whether a window has closed in one of `n` ticks.
+    fn closed(&self, n: usize, window: Window) -> bool {
+        self.windows.end_ms(window) <= self.watermark(n)
+    }
+
+    /// Whether a window has settled in one of `n` ticks, by the rules of that tick.
+    fn settled(&self, n: usize, window: Window) -> bool {
+        self.windows.end_ms(window) <= self.derived[n].settled_until
+    }
+
     /// Whether a record that enters at the `n`th tick comes too late for its window.
     fn too_late(&self, n: usize, window: Window) -> bool {
-        self.windows.settled(window, self.watermark(n - 1))
+        self.settled(n - 1, window)
     }
 
     /// The rows of limits that are held after `n` ticks, in effect or not yet.
@@ -259,18 +308,17 @@ impl Reference {
         seen
     }
 
-    /// The seen windows, and those between two successive ones that are near enough, in `n` ticks,
-    /// retired or not.
-    fn known_windows(&self, n: usize) -> BTreeSet<Window> {
-        let seen = self.seen(n);
-        let mut known = seen.clone();
+    /// The seen windows, and those between two successive ones that were near enough by the rules of the tick in which
+    /// the later one of the two was seen first, in `n` ticks, retired or not.
+    fn known_windows(&self, n: usize, rules: Windows) -> BTreeSet<Window> {
+        let (before, seen) = (self.seen(n - 1), self.seen(n));
+        let mut known = self.derived[n - 1].known.clone();
+        known.extend(&seen);
         for (one, next) in seen.iter().zip(seen.iter().skip(1)) {
-            if next.0 - one.0 <= self.windows.max_gap_secs {
-                let mut between = one.0 + self.windows.width_secs;
-                while between < next.0 {
-                    known.insert(Window(between));
-                    between += self.windows.width_secs;
-                }
+            let is_new = !(before.contains(one) && before.contains(next));
+            if is_new && next.0 - one.0 <= rules.max_gap_secs {
+                let between = (one.0..next.0).step_by(self.windows.width_secs as usize);
+                known.extend(between.map(Window));
             }
         }
         known
@@ -294,17 +342,17 @@ impl Reference {
     /// Whether a known window was observed from its start on, by the state after `n` ticks. A window stays what it
     /// was when it closed; a window that a late record brings about has closed already.
     fn whole(&self, n: usize, window: Window) -> bool {
-        let existed = self.known.partition_point(|known| !known.contains(&window));
-        let closes = (0..=n).find(|n| self.windows.closed(window, self.watermark(*n)));
+        let existed = self.derived.partition_point(|derived| !derived.known.contains(&window));
+        let closes = (0..=n).find(|n| self.closed(*n, window));
         let decided = closes.map_or(n, |closes| closes.max(existed)).min(n);
         self.whole_from(decided).is_some_and(|from| window.0 * 1000 >= from)
     }
 
     /// The windows that are held after `n` ticks.
     fn held_windows(&self, n: usize) -> BTreeSet<Window> {
-        let mut windows = self.known_windows(n);
-        let watermark = self.watermark(n.saturating_sub(1));
-        windows.retain(|&window| !self.windows.retired(window, watermark));
+        let mut windows = self.derived[n].known.clone();
+        let retired_until = self.derived[n.saturating_sub(1)].retired_until;
+        windows.retain(|&window| self.windows.end_ms(window) > retired_until);
         windows
     }
 
@@ -341,11 +389,11 @@ impl Reference {
                 let seen = self.seen(n);
                 closed.retain(|window| {
                     (existed.contains(window) || seen.contains(window))
-                        && self.windows.closed(*window, self.watermark(before))
+                        && self.closed(before, *window)
                 });
             }
             Phase::Close | Phase::Retire | Phase::Read => {
-                closed.retain(|window| self.windows.closed(*window, self.watermark(n)));
+                closed.retain(|window| self.closed(n, *window));
             }
         }
         let known = match phase {
@@ -417,7 +465,7 @@ impl Reference {
     /// Returns the change of a violation that is active before or after the tick.
     fn change(&self, id: Id, phases: &Phases<'_>) -> Option<Change> {
         let (limit, window, entity) = id;
-        let of_data = match self.windows.closed(window, self.watermark(phases.n - 1)) {
+        let of_data = match self.closed(phases.n - 1, window) {
             true => Reason::LateData,
             false => Reason::Data,
         };
@@ -458,7 +506,7 @@ impl Reference {
                 Event::Cleared => in_force.map(|version| version.id),
                 Event::Raised | Event::Updated => Some(shown.id),
             },
-            settled: self.windows.settled(window, self.watermark(phases.n)),
+            settled: self.settled(phases.n, window),
             partial: !now.whole.contains(&window),
         })
     }
@@ -472,8 +520,8 @@ impl Reference {
         of_data: Reason,
         phases: &Phases<'_>,
     ) -> Option<Reason> {
-        let was_settled = self.windows.settled(window, self.watermark(phases.n - 1));
-        let settles = !was_settled && self.windows.settled(window, self.watermark(phases.n));
+        let was_settled = self.settled(phases.n - 1, window);
+        let settles = !was_settled && self.settled(phases.n, window);
         let rejudged = old.id != judge.id && (was_settled || self.updates != Updates::Settled);
         let moved = self.updates == Updates::Tick
             && old_volume.amount(old.scope.metric) != volume.amount(judge.scope.metric);
@@ -496,8 +544,7 @@ impl Reference {
             return Vec::new();
         };
         let scope = Scope { per: query.per, metric: query.metric, ..Scope::default() };
-        let settles =
-            |w: Window| !self.too_late(n, w) && self.windows.settled(w, self.watermark(n));
+        let settles = |w: Window| !self.too_late(n, w) && self.settled(n, w);
         let mut top = Vec::new();
         for &window in now.windows.iter().filter(|&&w| settles(w)) {
             let counted = volumes(&scope, now.tables.get(&window));

@@ -106,7 +106,9 @@ impl Refines<()> for Time {
 pub struct Window(pub u64);
 
 /// The rules of time: the width of windows, the lateness of records, and the retention of windows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// All but the width may [change](crate::clock::SourceProgress::Rules) while a computation runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Windows {
     /// Width of a window in seconds, at least 1.
     pub width_secs: u64,
@@ -177,31 +179,22 @@ impl Windows {
         Window(ms / 1000 / self.width_secs * self.width_secs)
     }
 
-    /// The first window that is not [closed](Windows::closed).
-    pub fn first_open(&self, watermark: u64) -> Window {
-        match watermark {
-            END_OF_INPUT => WindowRange::ALL.until,
-            _ => self.first_ending_after(watermark),
+    /// The bounds between windows in different states, by the watermark alone.
+    pub fn bounds(&self, watermark: u64) -> Bounds {
+        if watermark == END_OF_INPUT {
+            let none = WindowRange::ALL.until;
+            let held = if self.retention_ms.is_some() { none } else { Window(0) };
+            return Bounds { open: none, unsettled: none, held };
         }
-    }
-
-    /// The first window that is not [settled](Windows::settled).
-    pub fn first_unsettled(&self, watermark: u64) -> Window {
-        match (watermark, self.lateness_ms) {
-            (END_OF_INPUT, _) => WindowRange::ALL.until,
-            (_, None) => Window(0),
-            (_, Some(lateness)) => self.first_ending_after(watermark.saturating_sub(lateness)),
+        let first = |after: Option<u64>| {
+            after.map_or(Window(0), |ms| self.first_ending_after(watermark.saturating_sub(ms)))
+        };
+        let retained = self.lateness_ms.zip(self.retention_ms);
+        Bounds {
+            open: first(Some(0)),
+            unsettled: first(self.lateness_ms),
+            held: first(retained.map(|(lateness, retention)| lateness.saturating_add(retention))),
         }
-    }
-
-    /// Whether the window is closed: its end has passed, so no record of it is expected any more.
-    pub fn closed(&self, window: Window, watermark: u64) -> bool {
-        self.end_ms(window) <= watermark
-    }
-
-    /// Whether the window is settled: no record can change it any more.
-    pub fn settled(&self, window: Window, watermark: u64) -> bool {
-        self.end_ms(window).saturating_add(self.lateness_ms.unwrap_or(u64::MAX)) <= watermark
     }
 
     /// The first window that a version with this date judges, in nanoseconds: the one in which the date
@@ -210,31 +203,44 @@ impl Windows {
         let secs = u64::try_from(date.div_euclid(1_000_000_000).max(0)).unwrap_or(u64::MAX);
         Window(secs - secs % self.width_secs)
     }
+}
 
-    /// The first window that has not [retired](Windows::retired).
-    pub fn first_held(&self, watermark: u64) -> Window {
-        match (watermark, self.lateness_ms, self.retention_ms) {
-            (END_OF_INPUT, _, Some(_)) => WindowRange::ALL.until,
-            (_, Some(lateness), Some(retention)) => {
-                let held = lateness.saturating_add(retention);
-                self.first_ending_after(watermark.saturating_sub(held))
-            }
-            _ => Window(0),
+/// The bounds between windows in different states. A window never returns to a state before.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Bounds {
+    /// The first window that is not [closed](Bounds::closed).
+    pub open: Window,
+    /// The first window that is not [settled](Bounds::settled).
+    pub unsettled: Window,
+    /// The first window that is not [retired](Bounds::retired).
+    pub held: Window,
+}
+
+impl Bounds {
+    /// Whether the window is closed: its end has passed, so no record of it is expected any more.
+    pub fn closed(&self, window: Window) -> bool {
+        window < self.open
+    }
+
+    /// Whether the window is settled: no record can change it any more.
+    pub fn settled(&self, window: Window) -> bool {
+        window < self.unsettled
+    }
+
+    /// Whether the window leaves memory in the tick after the one with these bounds, or has left.
+    pub fn retired(&self, window: Window) -> bool {
+        window < self.held
+    }
+
+    /// The bounds of windows whose state follows from either.
+    pub(crate) fn max(self, other: Bounds) -> Bounds {
+        Bounds {
+            open: self.open.max(other.open),
+            unsettled: self.unsettled.max(other.unsettled),
+            held: self.held.max(other.held),
         }
-    }
-
-    /// The first windows that are not closed, not settled and not retired. Watermarks with equal bounds have the
-    /// same effect on every window.
-    pub(crate) fn bounds(&self, watermark: u64) -> [Window; 3] {
-        [self.first_open(watermark), self.first_unsettled(watermark), self.first_held(watermark)]
-    }
-
-    /// Whether the window has left memory. `watermark` is that of the tick before.
-    pub fn retired(&self, window: Window, watermark: u64) -> bool {
-        self.retention_ms.is_some_and(|retention| {
-            let settled = self.end_ms(window).saturating_add(self.lateness_ms.unwrap_or(u64::MAX));
-            settled.saturating_add(retention) <= watermark
-        })
     }
 }
 

@@ -150,7 +150,7 @@ fn follow(partial: &mut WindowSet, event: WindowEvent) {
         WindowEvent::Partial { windows, .. } | WindowEvent::Retired(windows) => {
             partial.remove(windows);
         }
-        WindowEvent::Watermark(_)
+        WindowEvent::Bounds(_)
         | WindowEvent::EventTime { .. }
         | WindowEvent::Observed(_)
         | WindowEvent::Silent(_)

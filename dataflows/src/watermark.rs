@@ -102,7 +102,7 @@ impl Partitions {
 pub(crate) fn passed(rules: Windows, from: u64, to: u64) -> WindowRange {
     let watched = from > 0 && to.saturating_sub(from) <= rules.max_gap_secs.saturating_mul(1000);
     match rules.of(from).filter(|_| watched) {
-        Some(first) => WindowRange { from: first, until: rules.first_open(to) },
+        Some(first) => WindowRange { from: first, until: rules.bounds(to).open },
         None => WindowRange::default(),
     }
 }

@@ -183,7 +183,7 @@ fn check(seed: u64, workers: usize) -> usize {
         let ours = existing.iter().flat_map(|(one, count)| {
             assert_eq!(*count, 1, "{}: {one:?}", case());
             history.windows.each(one.windows).map(|window| {
-                assert_eq!(one.closed, history.windows.closed(window, input.watermark));
+                assert_eq!(one.closed, history.windows.bounds(input.watermark).closed(window));
                 (window, if one.seen { Existence::Seen } else { Existence::Gap })
             })
         });

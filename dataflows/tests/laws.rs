@@ -73,7 +73,7 @@ fn changes_add_up_to_active_violations() {
             assert_eq!(ids(last_changes.keys().collect()), ids(standing.keys().collect()), "{at}");
             // The amount is the last one if every amount is published, and once no other can follow.
             for (id, change) in last_changes {
-                let settled = history.windows.settled(id.1, input.watermark);
+                let settled = history.windows.bounds(input.watermark).settled(id.1);
                 assert_eq!(change.settled, settled, "{change:?}; {at}");
                 if settled || history.updates == Updates::Tick {
                     let amount = change.violation.volume.amount(change.metric);
@@ -145,6 +145,7 @@ fn settled_result_does_not_depend_on_the_split_into_ticks() {
             truncated: ticks[0].truncated.clone(),
             begun: ticks[0].begun,
             watermark: END_OF_INPUT,
+            rules: None,
         };
         let summary = History { ticks: vec![at_once], ..history.clone() };
         let result = |history: &History| {

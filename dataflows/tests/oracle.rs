@@ -201,7 +201,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             for (at, (window, pair, volume)) in tick.records.iter().enumerate() {
                 if mine(at) {
                     combiner.add(*window, *pair, *volume);
-                    if !history.windows.settled(*window, watermark) {
+                    if !history.windows.bounds(watermark).settled(*window) {
                         let time = Time::new(tick.tick, Phase::Data);
                         plain.update_at((*window, *pair), time, WideVolume::from(*volume));
                     }

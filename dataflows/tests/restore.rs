@@ -1,8 +1,9 @@
 //! A computation that continues an earlier one from its saved state, at random ticks of random histories.
 //!
 //! Saved are the state of the clock at one tick, the rows of limits, and the totals of each window, which may be of a
-//! later tick each: the records up to that tick are left out for the window when the ticks since are repeated. From the
-//! last of these ticks on, everything the continued computation emits is that of the reference.
+//! later tick each: the records up to that tick are left out for the window when the ticks since are repeated.
+//! Everything that the earlier computation emits up to the last of these ticks, and the continued one from then on, is that of
+//! the reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, mpsc};
@@ -18,7 +19,7 @@ use floodmark_dataflows::types::{Bound, Change, Pair, Per, Scope, Updates, Versi
 use timely::dataflow::operators::Inspect;
 
 use crate::histories::rng::Rng;
-use crate::histories::{History, Size, history};
+use crate::histories::{History, Size, changing_history, history};
 use crate::workers;
 
 /// An output of a worker.
@@ -186,6 +187,7 @@ impl Run {
         if index == 0 {
             tick.edits.iter().for_each(|(version, diff)| inputs.edit(*version, *diff));
             inputs.mark(SourceProgress::Watermark(tick.watermark));
+            tick.rules.into_iter().for_each(|rules| inputs.mark(SourceProgress::Rules(rules)));
             tick.begun.into_iter().for_each(|begun| inputs.mark(SourceProgress::Begun(begun)));
             for (partition, first) in &tick.truncated {
                 let (partition, first) = (*partition, *first);
@@ -253,9 +255,8 @@ fn restore(
     }
 }
 
-/// Continues a random history from a random tick.
-fn check(seed: u64, size: Size) {
-    let history = history(seed, size);
+/// Continues a history from a random tick.
+fn check(seed: u64, history: History) {
     let rng = &mut Rng::new(seed);
     let clock = rng.below(history.ticks.len() as u64) as usize;
     let last = (clock + rng.below(6) as usize).min(history.ticks.len() - 1);
@@ -280,15 +281,17 @@ fn check_history(history: History, clock: usize, last: usize, seed: u64) {
     saved.rows.retain(|_, diff| *diff != 0);
     let saves = Some((clock, parts));
     let earlier = Run { history: history.clone(), saved: None, first: 0, until: last + 1, saves };
-    for (_, emitted) in earlier.run(1 + seed as usize % 3, seed) {
+    let emitted = earlier.run(1 + seed as usize % 3, seed);
+    for (_, emitted) in &emitted {
         match emitted {
-            Emitted::Clock(state) => saved.clock = state,
+            Emitted::Clock(state) => saved.clock.clone_from(state),
             Emitted::Part(window, rows) => {
-                saved.totals.extend(rows.into_iter().map(|(pair, volume)| (window, pair, volume)));
+                saved.totals.extend(rows.iter().map(|(pair, volume)| (*window, *pair, *volume)));
             }
             _ => {}
         }
     }
+    let mut before = TickResults::collect(emitted);
     let later = Run {
         history: history.clone(),
         saved: Some(Arc::new(saved)),
@@ -296,35 +299,41 @@ fn check_history(history: History, clock: usize, last: usize, seed: u64) {
         until: history.ticks.len(),
         saves: None,
     };
-    let mut ours = TickResults::collect(later.run(1 + seed as usize / 3 % 3, seed));
+    let mut after = TickResults::collect(later.run(1 + seed as usize / 3 % 3, seed));
     let mut reference = Reference::new(history.windows, history.updates, history.top);
     for (at, input) in history.ticks.iter().enumerate() {
         let TickInput { tick, .. } = *input;
         let right = TickResults::of(reference.tick(input.clone()));
-        let ours = ours.remove(&tick).unwrap_or_default();
-        if at > last {
-            assert_eq!(
-                ours, right,
-                "seed {seed}, tick {tick} after {clock} to {last}: {:?}",
-                history.windows
-            );
-        }
+        let ours = if at > last { &mut after } else { &mut before };
+        assert_eq!(
+            ours.remove(&tick).unwrap_or_default(),
+            right,
+            "seed {seed}, tick {tick} (number {at}), saved at {clock} to {last}: {:?}",
+            history.windows
+        );
     }
 }
 
 #[test]
 fn continued_computation_agrees_with_the_reference() {
-    (0..100).for_each(|seed| check(7_000_000 + seed, Size::SMALL));
+    (0..100).for_each(|seed| check(seed, history(7_000_000 + seed, Size::SMALL)));
+}
+
+/// What has settled or retired by the rules before stays so, from one rule to the next and through a restart.
+#[test]
+fn computation_whose_rules_change_agrees_with_the_reference() {
+    (0..300).for_each(|seed| check(seed, changing_history(6_000_000 + seed, Size::SMALL)));
+    (0..30).for_each(|seed| check(seed, changing_history(6_500_000 + seed, Size::FAR)));
 }
 
 #[test]
 fn continued_computation_of_growing_totals_agrees_with_the_reference() {
-    (0..60).for_each(|seed| check(8_000_000 + seed, Size::GROWING));
+    (0..60).for_each(|seed| check(seed, history(8_000_000 + seed, Size::GROWING)));
 }
 
 #[test]
 fn continued_computation_of_windows_far_apart_agrees_with_the_reference() {
-    (0..30).for_each(|seed| check(9_000_000 + seed, Size::FAR));
+    (0..30).for_each(|seed| check(seed, history(9_000_000 + seed, Size::FAR)));
 }
 
 /// Nothing else of the state tells that silence lies between the two records.

@@ -142,6 +142,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         peers: cluster.peers(),
     };
     let shared = Shared {
+        has_dead_letters: false,
         state: None,
         options,
         filter: judging.filter(),
@@ -229,6 +230,7 @@ fn follow(args: &Args, cluster: Cluster) -> Outcome {
         Interrupt::ignore()?;
     }
     let shared = Shared {
+        has_dead_letters: false,
         state: None,
         options: args.options(),
         filter: args.judging.filter(),

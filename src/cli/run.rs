@@ -16,12 +16,12 @@ use super::run_lines::LineOutputs;
 use super::run_outputs::{OutputArgs, topic};
 use super::run_state::{Opening, PublishedTopics, RunState};
 use super::source::{Reading, shown_start, start};
-use super::values;
 use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::cluster::{self, Cluster, Given, Settings, watchdog};
+use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, BufferedProducer, ResumePosition, Start, Topic};
 use crate::limits::catalog::Catalog;
 use crate::limits::feed;
@@ -33,7 +33,8 @@ use crate::sink::{
     Alerts, Counts, DeadLetters, Hub, OnlyDifference, PublishedAlerts, Reconciled, RunName, Sink,
     StateTopic, Totals,
 };
-use crate::source::{self, Filter, Partitions};
+use crate::source::topic::DeadLetterOutput;
+use crate::source::{self, Filter, Partitions, ReadingRules};
 use crate::state::{Identity, Place, Position};
 
 /// The options of `floodmark run`.
@@ -134,6 +135,15 @@ impl Args {
 
     fn refresh(&self) -> Option<Duration> {
         self.limits_refresh.map(Duration::from_millis)
+    }
+
+    /// The rules by which records are read.
+    fn rules(&self) -> ReadingRules {
+        ReadingRules {
+            max_ahead_ms: self.max_ahead,
+            max_behind_ms: self.max_behind,
+            input_timezone: self.reading.input_timezone.clone(),
+        }
     }
 
     /// The settings that all processes must have in common, with the id and isolation level of the topic.
@@ -257,18 +267,22 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let restarted = cluster.restarted;
     let lead = leads.then(|| lead(args, options.windows, &status, restarted)).transpose()?;
     let interrupt = if follows { Interrupt::default() } else { Interrupt::listen()? };
+    let has_state = state.is_some();
     let source = source::topic::Options {
         topic: topic.clone(),
         windows: options.windows,
         filter: args.judging.filter(),
-        max_ahead_ms: args.max_ahead,
-        max_behind_ms: args.max_behind,
+        rules: args.rules(),
         tick,
-        input_timezone: args.reading.input_timezone.clone(),
-        dead_letters: args.reading.dead_letters(args.outputs.create_topic),
+        dead_letters: match args.reading.dead_letters(args.outputs.create_topic) {
+            None => DeadLetterOutput::None,
+            Some(_) if has_state => DeadLetterOutput::OfTick,
+            Some(open) => DeadLetterOutput::Sent(open),
+        },
     };
     let shared = Shared {
         options,
+        has_dead_letters: has_state && args.reading.dead_letter.is_some(),
         filter: args.judging.filter(),
         status: Some(status),
         interrupt: interrupt.clone(),
@@ -345,12 +359,10 @@ impl Later {
             computation: *options,
             filter,
             bound: vec![
-                ("--max-ahead", duration::text(args.max_ahead)),
-                ("--max-behind", duration::text(args.max_behind)),
-                ("--input-timezone", values::shown_zone(&args.reading.input_timezone)),
                 ("-X isolation.level", topic.isolation().to_owned()),
                 ("--skip-open-transactions", args.reading.skip_open_transactions.to_string()),
             ],
+            rules: args.rules(),
             topic,
             client: args.reading.kafka.client(),
             topics,
@@ -494,6 +506,12 @@ fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, 
     let to_publish = outputs.publish.as_ref();
     let with_state = to_publish.filter(|_| has_state);
     published.totals = with_state.map(|to| outputs.describe_topic(to, kafka)).transpose()?;
+    let with_state = args.reading.dead_letter.as_ref().filter(|_| has_state);
+    let describe = |address: &Address| {
+        topics::find(address, kafka, &Plan::dead_letters(), outputs.create_topic)?;
+        topics::try_describe(address, kafka)
+    };
+    published.dead_letters = with_state.map(describe).transpose()?;
     published.clusters()?;
     let without = to_publish.filter(|_| !has_state);
     let totals = without.map(|to| outputs.open_topic(to, kafka)).transpose()?;

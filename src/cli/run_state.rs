@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::graph::Options;
-use floodmark_dataflows::time::{END_OF_INPUT, Windows};
+use floodmark_dataflows::time::END_OF_INPUT;
 use floodmark_dataflows::types::Prefix;
 
 use super::run_lines::{BoxedSink, LineOutputs};
@@ -20,9 +20,10 @@ use crate::kafka::{
 };
 use crate::runner::{CheckpointConfig, Recovered, StateConfig};
 use crate::sink::{
-    Alerts, Content, DeadLetters, PublishedAlerts, Reconciled, RunName, Totals, TransactionalTopics,
+    Alerts, Content, DeadLetters, PublishedAlerts, Reconciled, RunName, Totals,
+    TransactionalTopics, UncountedMessages,
 };
-use crate::source::Filter;
+use crate::source::{Filter, ReadingRules};
 use crate::state::manifest::{self, FORMAT};
 use crate::state::{
     Binding, History, LineLog, Manifest, OwnedState, Place, Position, SavedLimits, TickRecord,
@@ -67,11 +68,24 @@ pub(super) struct PublishedTopics {
     pub(super) alerts: Vec<TopicConfig>,
     /// The topic of totals.
     pub(super) totals: Option<TopicConfig>,
+    /// The topic of messages that can't be counted.
+    pub(super) dead_letters: Option<TopicConfig>,
+}
+
+/// The messages of a topic.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Messages {
+    Alerts,
+    Totals,
+    Uncounted,
 }
 
 impl PublishedTopics {
-    fn all(&self) -> impl Iterator<Item = &TopicConfig> {
-        self.alerts.iter().chain(&self.totals)
+    fn all(&self) -> impl Iterator<Item = (&TopicConfig, Messages)> {
+        let alerts = self.alerts.iter().map(|topic| (topic, Messages::Alerts));
+        let totals = self.totals.iter().map(|topic| (topic, Messages::Totals));
+        let letters = self.dead_letters.iter().map(|topic| (topic, Messages::Uncounted));
+        alerts.chain(totals).chain(letters)
     }
 
     /// Returns the topics of each cluster, which get the messages of a tick together.
@@ -80,8 +94,7 @@ impl PublishedTopics {
     /// A topic has the name of the topic of records.
     pub(super) fn clusters(&self) -> Result<Vec<ClusterTopics>, Failure> {
         let mut clusters = Vec::<ClusterTopics>::new();
-        let alerts = self.alerts.iter().map(|topic| (topic, true));
-        for (topic, has_alerts) in alerts.chain(self.totals.iter().map(|topic| (topic, false))) {
+        for (topic, messages) in self.all() {
             let address = &topic.address;
             let is_there = |cluster: &&mut ClusterTopics| cluster.log.brokers == address.brokers;
             let cluster = match clusters.iter_mut().find(is_there) {
@@ -93,12 +106,12 @@ impl PublishedTopics {
                     clusters.last_mut().expect("it was added just now")
                 }
             };
-            cluster.topics.push((topic.clone(), has_alerts));
+            cluster.topics.push((topic.clone(), messages));
         }
         for ClusterTopics { log, topics } in &clusters {
             if topics.iter().any(|(topic, _)| topic.address.topic == log.topic) {
                 let error = anyhow!(
-                    "\"{log}\" gets the records of ticks (--state): it can't get changes or totals"
+                    "\"{log}\" gets the records of ticks (--state): it can't get other messages"
                 );
                 return Err(Failure::new(Exit::Usage, error));
             }
@@ -111,8 +124,7 @@ impl PublishedTopics {
 pub(super) struct ClusterTopics {
     /// The topic of the records of ticks.
     log: Address,
-    /// The topics, each with whether it gets alerts; otherwise it gets totals.
-    topics: Vec<(TopicConfig, bool)>,
+    topics: Vec<(TopicConfig, Messages)>,
 }
 
 impl ClusterTopics {
@@ -141,6 +153,8 @@ pub(super) struct Opening<'a> {
     pub(super) filter: &'a Filter,
     /// Further options that decide which records count.
     pub(super) bound: Vec<(&'static str, String)>,
+    /// The rules by which records are read.
+    pub(super) rules: ReadingRules,
     pub(super) topic: &'a Topic,
     pub(super) client: ClientOptions,
     pub(super) topics: PublishedTopics,
@@ -231,10 +245,11 @@ impl Opening<'_> {
             binding,
             interval: Duration::from_millis(self.options.checkpoint_interval),
             last: checkpoint.clone(),
-            topics: self.topics.all().map(|topic| topic.address.to_string()).collect(),
+            topics: self.topics.all().map(|(topic, _)| topic.address.to_string()).collect(),
         };
         let recovered = Recovered { checkpoint, limits, records, durable, ends };
-        Ok((StateConfig { recovered, checkpoints }, sinks))
+        let rules = self.rules.clone();
+        Ok((StateConfig { recovered, checkpoints, rules }, sinks))
     }
 
     /// Reads everything that earlier runs have logged since the checkpoint.
@@ -379,14 +394,8 @@ impl Opening<'_> {
             texts.sort();
             if texts.is_empty() { "any".to_owned() } else { texts.join(", ") }
         };
-        let Windows { width_secs, lateness_ms, retention_ms, max_gap_secs } =
-            self.computation.windows;
-        let length = |ms: Option<u64>| ms.map_or("unbounded".to_owned(), duration::text);
         let of_windows = [
-            ("--window", duration::text(width_secs * 1000)),
-            ("--lateness", length(lateness_ms)),
-            ("--retention", length(retention_ms)),
-            ("--max-gap", duration::text(max_gap_secs.saturating_mul(1000))),
+            ("--window", duration::text(self.computation.windows.width_secs * 1000)),
             ("--source", texts(&self.filter.sources)),
             ("--destination", texts(&self.filter.destinations)),
         ];
@@ -411,6 +420,7 @@ impl Opening<'_> {
             sequence: 0,
             tick: 0,
             time: None,
+            rules: None,
             clock: Vec::new(),
             partitions: self.topic.starts().iter().map(position).collect(),
             windows: BTreeMap::new(),
@@ -478,10 +488,17 @@ impl Opening<'_> {
     ) -> Result<Vec<Box<dyn Content + Send>>, Failure> {
         let windows = self.computation.windows;
         let mut contents: Vec<Box<dyn Content + Send>> = Vec::new();
-        for (topic, has_alerts) in &topics.topics {
-            if !has_alerts {
-                contents.push(Box::new(Totals::new(windows)));
-                continue;
+        for (topic, messages) in &topics.topics {
+            match messages {
+                Messages::Alerts => {}
+                Messages::Totals => {
+                    contents.push(Box::new(Totals::new(windows)));
+                    continue;
+                }
+                Messages::Uncounted => {
+                    contents.push(Box::new(UncountedMessages));
+                    continue;
+                }
             }
             let alerts = Alerts::new(windows, Some(self.run.headers()));
             // Any tick of the log was committed to all topics of its time.

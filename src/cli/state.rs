@@ -1,6 +1,6 @@
 //! `floodmark state`: lists, checks, tidies and removes the state of a run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -10,9 +10,11 @@ use serde_json::json;
 use super::grid::Grid;
 use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure, Outcome};
-use crate::state::manifest::{self, CHECKPOINTS, LIMITS, TOTALS, checked};
+use crate::state::manifest::{self, CHECKPOINTS, LIMITS, OtherFormat, TOTALS, checked};
 use crate::state::totals::Groups;
-use crate::state::{self, Identity, LineLog, Manifest, Place, SCHEME, SavedPart, Store, TICKS};
+use crate::state::{
+    self, Identity, LineLog, Manifest, Place, RunRules, SCHEME, SavedPart, Store, TICKS,
+};
 
 /// List, check, tidy or remove the state of a run (`run --state`)
 #[derive(Debug, clap::Args)]
@@ -141,6 +143,7 @@ fn list(name: &str, as_json: bool) -> Outcome {
                 }).collect::<serde_json::Map<_, _>>(),
                 "topic": manifest.binding.topic,
                 "options": manifest.binding.options,
+                "rules": rules(manifest).collect::<BTreeMap<_, _>>(),
             }),
             Err(error) => json!({ "checkpoint": name, "error": format!("{error:#}") }),
         };
@@ -169,7 +172,10 @@ fn list(name: &str, as_json: bool) -> Outcome {
             }
             Err(error) => {
                 let nothing = String::new;
-                let error = format!("damaged: {error:#}");
+                let error = match error.is::<OtherFormat>() {
+                    true => error.to_string(),
+                    false => format!("damaged: {error:#}"),
+                };
                 grid.push([name, nothing(), error, nothing(), nothing(), nothing(), nothing()]);
             }
         }
@@ -181,6 +187,12 @@ fn list(name: &str, as_json: bool) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// The options that hold until another run has other ones, with their values.
+fn rules(manifest: &Manifest) -> impl Iterator<Item = (&'static str, String)> + use<> {
+    let rules = RunRules::last(manifest.clock.iter(), manifest.rules.iter());
+    rules.into_iter().flat_map(|rules| rules.options())
+}
+
 /// The topic, offsets and options of the newest checkpoint.
 fn bound_text(manifest: &Manifest) -> String {
     let mut grid = Grid::new(["bound to", "value"]);
@@ -188,12 +200,14 @@ fn bound_text(manifest: &Manifest) -> String {
     for (option, value) in &manifest.binding.options {
         grid.push([option.clone(), value.clone()]);
     }
+    let mut until_changed = Grid::new(["until it is changed", "value"]);
+    rules(manifest).for_each(|(option, value)| until_changed.push([option.into(), value]));
     let mut offsets = Grid::new(["partition", "next offset", "event time"]);
     for (partition, position) in &manifest.partitions {
         let reached = position.reached.map(|at| format_ms(at).to_string()).unwrap_or_default();
         offsets.push([partition.to_string(), position.offset.to_string(), reached]);
     }
-    format!("{grid}\n{offsets}")
+    format!("{grid}\n{until_changed}\n{offsets}")
 }
 
 fn check(name: &str) -> Outcome {

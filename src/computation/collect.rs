@@ -12,10 +12,11 @@ use floodmark_dataflows::time::{Time, Timed};
 use floodmark_dataflows::types::Change;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::operators::{Probe, probe};
+use timely::dataflow::operators::{Exchange, Probe, probe};
 use timely::dataflow::{Scope, StreamVec};
 
 use super::outputs::{EventTimeReached, TickOutputs, WindowChanges};
+use crate::kafka::OwnedMessage;
 
 /// Changes that the runner has not consumed yet, with their ticks.
 pub(super) type Changes = Rc<RefCell<VecDeque<(u64, Vec<Change>)>>>;
@@ -72,10 +73,12 @@ impl<'scope> Collecting<'scope> {
     }
 }
 
-/// Collects all outputs on this worker. The probe passes a tick when all its outputs are collected.
+/// Collects all outputs on this worker, and dead letters on the first one. The probe passes a tick when all its outputs
+/// are collected.
 pub(super) fn collect<'scope>(
     scope: Scope<'scope, Time>,
     outputs: Outputs<'scope>,
+    dead_letters: Option<StreamVec<'scope, Time, Timed<OwnedMessage>>>,
     probe: &probe::Handle<Time>,
     into: &Collected,
 ) {
@@ -84,6 +87,15 @@ pub(super) fn collect<'scope>(
     let by_tick = first.then(|| (into.passed.clone(), into.outputs.clone()));
     collect_clock(&mut collecting, outputs.clock.clone(), into.event_time.clone(), by_tick);
     collect_others(&mut collecting, outputs, into);
+    if let Some(dead_letters) = dead_letters {
+        collecting.collect(
+            dead_letters.exchange(|_| 0),
+            &into.outputs,
+            |outputs: &mut TickOutputs, letter| {
+                outputs.dead_letters.push(letter);
+            },
+        );
+    }
     collecting.probe_with(probe);
 }
 
@@ -134,11 +146,14 @@ fn collect_clock<'scope>(
                         passed.entry(tick).or_default().moved = Some((at, whole_from));
                     }
                 }
+                (WindowEvent::Bounds(bounds), Some((passed, _))) => {
+                    passed.borrow_mut().entry(tick).or_default().bounds = Some(bounds);
+                }
                 (WindowEvent::Retired(windows), Some((_, outputs))) => {
                     outputs.borrow_mut().entry(tick).or_default().retired.push(windows);
                 }
                 (
-                    WindowEvent::Watermark(_)
+                    WindowEvent::Bounds(_)
                     | WindowEvent::Partial { .. }
                     | WindowEvent::Observed(_)
                     | WindowEvent::Silent(_)

@@ -13,15 +13,18 @@ use std::time::Duration;
 use differential_dataflow::Config as DifferentialConfig;
 use floodmark_dataflows::delivery::CHANGES_AHEAD;
 use floodmark_dataflows::graph::{self, Inputs, Options};
-use floodmark_dataflows::time::Time;
+use floodmark_dataflows::time::{Phase, Time, Timed};
 use timely::WorkerConfig;
 use timely::dataflow::operators::probe;
+use timely::dataflow::operators::vec::Input;
+use timely::dataflow::operators::vec::input::Handle as InputHandle;
 use timely::worker::Worker;
 
 use self::collect::{Collected, collect};
 pub use self::outputs::{EntryCounts, EventTimeReached, Output, TickOutputs, WindowStates};
 use self::rounds::Rounds;
 use crate::cluster::watchdog::Watch;
+use crate::kafka::OwnedMessage;
 
 /// Rows of limits that take effect at one tick before the first window. All at once, a million rows would be in
 /// the memory of each operator at once.
@@ -41,6 +44,8 @@ pub struct Computation<'w> {
     worker: &'w mut Worker,
     /// The inputs, of the leader or of each worker of a run.
     pub inputs: Inputs,
+    /// `None` if dead letters are no outputs of ticks.
+    dead_letters: Option<DeadLetterInput>,
     /// Has passed a tick when all its outputs are in `collected`.
     probe: probe::Handle<Time>,
     collected: Collected,
@@ -49,23 +54,31 @@ pub struct Computation<'w> {
     watch: Option<Watch>,
 }
 
+/// The input of dead letters, which are sent when their round ends.
+struct DeadLetterInput {
+    handle: InputHandle<Time, Timed<OwnedMessage>>,
+    round: Vec<Timed<OwnedMessage>>,
+}
+
 /// Maximum sleep while there is nothing to do. Input wakes the worker.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 
 impl<'w> Computation<'w> {
-    /// Builds the computation. Each worker must do so.
-    pub fn build(worker: &'w mut Worker, options: Options) -> Self {
+    /// Builds the computation. Each worker must do so. `has_dead_letters`: they are outputs of ticks.
+    pub fn build(worker: &'w mut Worker, options: Options, has_dead_letters: bool) -> Self {
         let options =
             Options { changes_ahead: Some(CHANGES_AHEAD), without_violations: true, ..options };
         let collected = Collected::default();
-        let (inputs, probe) = worker.dataflow(|scope| {
+        let (inputs, dead_letters, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build_unprobed(scope, options);
-            collect(scope, outputs, &probe, &collected);
-            (inputs, probe)
+            let (handle, stream) = has_dead_letters.then(|| scope.new_input()).unzip();
+            collect(scope, outputs, stream, &probe, &collected);
+            (inputs, handle.map(|handle| DeadLetterInput { handle, round: Vec::new() }), probe)
         });
         Computation {
             worker,
             inputs,
+            dead_letters,
             probe,
             collected,
             windows: WindowStates::default(),
@@ -82,13 +95,21 @@ impl<'w> Computation<'w> {
     /// Ends the input, and works until all workers have finished the computation. Then this process can build another
     /// one.
     pub fn close(self) {
-        let Computation { worker, inputs, probe, watch, .. } = self;
+        let Computation { worker, inputs, dead_letters, probe, watch, .. } = self;
         if let Some(watch) = watch {
             watch.input_waits(false);
         }
-        drop(inputs);
+        drop((inputs, dead_letters));
         while !probe.done() {
             worker.step_or_park(Some(SLEEP_MAX));
+        }
+    }
+
+    /// Adds dead letters to the outputs of the current tick.
+    pub fn add_dead_letters(&mut self, letters: impl IntoIterator<Item = OwnedMessage>) {
+        if let Some(DeadLetterInput { round, .. }) = &mut self.dead_letters {
+            let time = Time::new(self.inputs.tick(), Phase::Data);
+            round.extend(letters.into_iter().map(|letter| (letter, time)));
         }
     }
 
@@ -194,6 +215,11 @@ impl<'w> Computation<'w> {
     pub fn end_round(&mut self) {
         self.rounds.end();
         self.inputs.end_round();
+        if let Some(DeadLetterInput { handle, round }) = &mut self.dead_letters {
+            handle.send_batch(round);
+            round.clear();
+            handle.advance_to(Time::start(self.inputs.tick() + 1));
+        }
     }
 
     /// Steps the worker, or sleeps until it has something to do.
@@ -231,7 +257,7 @@ mod tests {
             let (to, outputs) = std::sync::mpsc::channel();
             let to = std::sync::Mutex::new(to);
             let guards = timely::execute(timely::Config::process(workers), move |worker| {
-                let mut computation = Computation::build(worker, Options::default());
+                let mut computation = Computation::build(worker, Options::default(), false);
                 if computation.worker.index() > 0 {
                     return computation.close();
                 }
@@ -278,10 +304,10 @@ mod tests {
                 let windows = Windows { lateness_ms: Some(0), ..Windows::default() };
                 let options = Options { windows, ..Options::default() };
                 if worker.index() > 0 {
-                    return Computation::build(worker, options).close();
+                    return Computation::build(worker, options, false).close();
                 }
                 let mut combiner = Combiner::new(worker.peers());
-                let mut computation = Computation::build(worker, options);
+                let mut computation = Computation::build(worker, options, false);
                 computation.inputs.edit(Version { value: Some(0), ..Version::default() }, 1);
                 for tick in 1..=3 {
                     computation.inputs.begin_tick(tick);

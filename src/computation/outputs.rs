@@ -6,9 +6,11 @@ use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::reads::{Chunk, RequestId};
 use floodmark_dataflows::reports::{Late, Saturated};
 use floodmark_dataflows::spans::Existing;
-use floodmark_dataflows::time::{Window, WindowRange};
+use floodmark_dataflows::time::{Bounds, Window, WindowRange};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Change, Pair, Volume};
+
+use crate::kafka::OwnedMessage;
 
 /// Output of a tick.
 pub enum Output {
@@ -37,6 +39,8 @@ pub struct TickOutputs {
     pub marks: Vec<SourceProgress>,
     /// The state of the clock, if a mark asked for it.
     pub clock_state: Option<Vec<SourceProgress>>,
+    /// Messages that can't be counted, in a computation that has them.
+    pub dead_letters: Vec<OwnedMessage>,
     /// Windows that have retired: no more outputs follow about them.
     pub retired: Vec<WindowRange>,
 }
@@ -46,6 +50,8 @@ pub struct TickOutputs {
 pub struct WindowStates {
     /// The watermark.
     pub watermark: u64,
+    /// The bounds between windows in different states.
+    pub bounds: Bounds,
     /// The start of the first window that is whole, in milliseconds; `None` while it is unknown.
     pub whole_from: Option<u64>,
     /// Ranges of existing windows in the same state, by the first window.
@@ -63,6 +69,7 @@ impl WindowStates {
         if let Some((watermark, whole_from)) = passed.moved {
             (self.watermark, self.whole_from) = (watermark, whole_from);
         }
+        self.bounds = passed.bounds.unwrap_or(self.bounds);
         // A window that changes is removed in its old state and added in its new one.
         for (existing, _) in passed.windows.iter().filter(|(_, diff)| **diff < 0) {
             self.windows.remove(&existing.windows.from);
@@ -78,6 +85,8 @@ impl WindowStates {
 pub(super) struct WindowChanges {
     /// The watermark, and the start of the first whole window.
     pub(super) moved: Option<(u64, Option<u64>)>,
+    /// The bounds between windows in different states, if they have moved.
+    pub(super) bounds: Option<Bounds>,
     pub(super) windows: BTreeMap<Existing, isize>,
 }
 

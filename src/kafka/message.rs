@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::record::Message;
 
 /// Greatest sizes of the payload and key of a dead letter: by default a topic accepts 1 MB, headers
@@ -34,7 +36,7 @@ pub struct Outgoing<'a> {
 }
 
 /// An owned message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnedMessage {
     /// The key.
     pub key: Option<Vec<u8>>,
@@ -46,7 +48,8 @@ pub struct OwnedMessage {
     pub partition: Option<i32>,
     /// Its headers, by name.
     pub headers: Vec<Header>,
-    /// Headers that it has in common with other messages.
+    /// Headers that it has in common with other messages. They stay in the process.
+    #[serde(skip)]
     pub common_headers: Option<Arc<[Header]>>,
 }
 

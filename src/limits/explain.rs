@@ -12,7 +12,7 @@ use std::sync::Arc;
 use floodmark_dataflows::monitored::Rollup;
 use floodmark_dataflows::reads::{Amounts, Read};
 use floodmark_dataflows::spans::Existing;
-use floodmark_dataflows::time::{Window, Windows};
+use floodmark_dataflows::time::{Bounds, Window, Windows};
 use floodmark_dataflows::types::{Bound, Entity, LimitId, Pair, Per, Prefix, Scope, Volume};
 
 use super::catalog::{Catalog, CurrentAndNext, LimitSet};
@@ -32,8 +32,8 @@ pub struct Facts {
     pub tick: u64,
     /// The rules of time.
     pub rules: Windows,
-    /// The watermark.
-    pub watermark: u64,
+    /// The bounds between windows in different states.
+    pub bounds: Bounds,
     /// The pair that is explained.
     pub pair: Pair,
     /// Whether records of the pair are counted: a filter may leave them out.
@@ -305,13 +305,13 @@ pub fn explain(facts: &Facts) -> Explanation {
 
 impl Facts {
     fn state(&self) -> WindowState {
-        let (rules, window) = (&self.rules, self.window);
+        let window = self.window;
         match self.existing {
-            Some(_) if rules.settled(window, self.watermark) => WindowState::Settled,
+            Some(_) if self.bounds.settled(window) => WindowState::Settled,
             Some(Existing { closed: true, .. }) => WindowState::Closed,
             Some(_) => WindowState::Open,
             None if window.0.saturating_mul(1000) > self.tick => WindowState::Future,
-            None if rules.retired(window, self.watermark) => WindowState::Retired,
+            None if self.bounds.retired(window) => WindowState::Retired,
             None => WindowState::Unseen,
         }
     }
@@ -377,7 +377,7 @@ impl Facts {
         }
         let total = row.scope.per == Per::Total;
         match self.existing {
-            None if self.rules.closed(self.window, self.watermark) => Some(NotJudged::NoWindow),
+            None if self.bounds.closed(self.window) => Some(NotJudged::NoWindow),
             None | Some(Existing { closed: false, .. }) => Some(NotJudged::Open),
             Some(Existing { whole: false, .. }) => Some(NotJudged::NotWhole),
             Some(Existing { seen: false, .. }) if !total => Some(NotJudged::NoWindow),

@@ -32,7 +32,7 @@ fn facts(pair: Pair, limits: &str) -> Facts {
     Facts {
         tick: WITHIN,
         rules: RULES,
-        watermark: WITHIN,
+        bounds: RULES.bounds(WITHIN),
         pair,
         counted: true,
         window: WINDOW,
@@ -46,7 +46,7 @@ fn facts(pair: Pair, limits: &str) -> Facts {
 fn closed(facts: Facts) -> Facts {
     let end = RULES.end_ms(WINDOW);
     let existing = facts.existing.map(|existing| Existing { closed: true, ..existing });
-    Facts { tick: end, watermark: end, existing, ..facts }
+    Facts { tick: end, bounds: RULES.bounds(end), existing, ..facts }
 }
 
 /// A row, with more columns if `more` has some.
@@ -259,7 +259,7 @@ fn window_is_in_one_of_six_states() {
     assert_eq!(state(&closed), WindowState::Closed);
     let at = |facts: &Facts, after_secs: u64, existing| {
         let now = RULES.end_ms(WINDOW) + after_secs * 1000;
-        Facts { tick: now, watermark: now, existing, ..facts.clone() }
+        Facts { tick: now, bounds: RULES.bounds(now), existing, ..facts.clone() }
     };
     assert_eq!(state(&at(&closed, 600, closed.existing)), WindowState::Settled);
     assert_eq!(state(&at(&closed, 4199, None)), WindowState::Unseen);

@@ -196,12 +196,15 @@ impl Checkpoints {
         marks: &[SourceProgress],
         clock: Option<Vec<SourceProgress>>,
     ) {
-        let TickRecord { tick, time, takes_records, .. } = record;
+        let TickRecord { tick, time, takes_records, rules, .. } = record;
         gauge!("floodmark_state_checkpoint_age_seconds")
             .set(self.last_good.elapsed().as_secs_f64());
         self.current.tick = *tick;
         if *takes_records {
             self.current.time = Some(*time);
+        }
+        if rules.is_some() {
+            self.current.rules.clone_from(rules);
         }
         for mark in marks {
             self.note(*tick, mark);
@@ -209,10 +212,11 @@ impl Checkpoints {
         let Some(taking) = &mut self.taking else { return };
         match clock {
             Some(clock) if !taking.has_clock => {
-                let Manifest { tick, time, partitions, .. } = self.current.clone();
-                let windows = std::mem::take(&mut taking.manifest.windows);
-                taking.manifest =
-                    Manifest { tick, time, clock, partitions, windows, ..taking.manifest.clone() };
+                let Manifest { tick, time, rules, partitions, .. } = self.current.clone();
+                let at = (tick, time, rules, partitions);
+                let manifest = &mut taking.manifest;
+                (manifest.tick, manifest.time, manifest.rules, manifest.partitions) = at;
+                manifest.clock = clock;
                 taking.has_clock = true;
                 let seen = seen(&taking.manifest.clock);
                 taking.manifest.windows.retain(|window, _| seen.contains(&Window(*window)));

@@ -24,7 +24,7 @@ use timely::dataflow::operators::vec::{Broadcast, Input};
 use timely::worker::Worker;
 
 use crate::base::error::Exit;
-use crate::source::LeaderTime;
+use crate::source::{LeaderTime, ReadingRules};
 use crate::state::{PartsRequest, Position, SavedPart, WrittenParts};
 
 /// A tick that begins.
@@ -53,6 +53,8 @@ pub struct ResumePlan {
     pub positions: BTreeMap<u32, Position>,
     /// Whether no tick has begun since reading began there.
     pub is_first: bool,
+    /// The rules by which the earlier run read its records.
+    pub rules: Option<ReadingRules>,
     /// The time of the last tick that took records.
     pub time: Option<LeaderTime>,
     /// The files of totals, and the windows that these are of.
@@ -67,6 +69,8 @@ pub struct ResumePlan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct RepeatedTick {
     pub(super) start: TickStart,
+    /// The rules by which it reads its records, if they have changed.
+    pub(super) rules: Option<ReadingRules>,
     pub(super) marks: Vec<SourceProgress>,
     /// Whether no other tick is repeated after it.
     pub(super) is_last: bool,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::time::Windows;
 
 use super::checkpoints::{CheckpointConfig, Checkpoints};
 use super::commands::TickStart;
@@ -11,7 +12,8 @@ use super::recovery::{Action, Recovered, Recovery};
 use crate::base::error::Failure;
 use crate::computation::TickOutputs;
 use crate::limits::catalog::Catalog;
-use crate::state::{PartsRequest, StoredEdit, TickRecord, WrittenParts, is_recorded};
+use crate::source::ReadingRules;
+use crate::state::{PartsRequest, RunRules, StoredEdit, TickRecord, WrittenParts, is_recorded};
 
 /// Everything that a run with a state needs at its start.
 pub struct StateConfig {
@@ -19,6 +21,8 @@ pub struct StateConfig {
     pub recovered: Recovered,
     /// The checkpoints to take.
     pub checkpoints: CheckpointConfig,
+    /// The rules by which this run reads records.
+    pub rules: ReadingRules,
 }
 
 /// The durable state of a run.
@@ -30,8 +34,12 @@ pub(super) struct Durability {
     durable: u64,
     /// The marks of the state of the clock, for the tick that begins.
     restores: Option<Vec<SourceProgress>>,
-    /// The ticks that are not closed, with their edits of limits.
-    begun: VecDeque<(TickStart, Vec<StoredEdit>)>,
+    /// The rules of this run, until the first new tick, if they differ from those of the last tick of the earlier run.
+    changes_rules: Option<RunRules>,
+    /// Further marks of the tick that begins.
+    marks: Vec<SourceProgress>,
+    /// The ticks that are not closed.
+    begun: VecDeque<BegunTick>,
     /// The newest closed tick, but for those at which totals entered.
     last_tick: u64,
     /// The edits of the tick that begins.
@@ -39,10 +47,26 @@ pub(super) struct Durability {
     checkpoints: Checkpoints,
 }
 
+/// A tick that is not closed.
+struct BegunTick {
+    start: TickStart,
+    rules: Option<ReadingRules>,
+    edits: Vec<StoredEdit>,
+}
+
 impl Durability {
-    pub(super) fn new(config: StateConfig, workers: usize) -> Self {
-        let StateConfig { recovered, checkpoints } = config;
+    pub(super) fn new(config: StateConfig, windows: Windows, workers: usize) -> Self {
+        let StateConfig { recovered, checkpoints, rules } = config;
+        let (before, now) = (recovered.rules(), RunRules { windows, reading: rules });
+        if let Some(before) = &before {
+            let changes = before.options().into_iter().zip(now.options());
+            for ((option, before), (_, now)) in changes.filter(|(before, now)| before != now) {
+                tracing::info!(option, before, now, "an option changes with the first new tick");
+            }
+        }
         Durability {
+            changes_rules: Some(now).filter(|now| before.as_ref() != Some(now)),
+            marks: Vec::new(),
             durable: recovered.durable,
             ends: recovered.ends,
             recovery: Some(Recovery::new(recovered, workers)),
@@ -101,17 +125,27 @@ impl Durability {
         self.edits.extend(edits);
     }
 
-    /// Notes that a tick begins. Returns whether its clock is to be saved, and the windows to read.
-    pub(super) fn begin(
-        &mut self,
-        start: TickStart,
-        catalog: &Catalog,
-    ) -> (bool, Option<PartsRequest>) {
-        self.begun.push_back((start, std::mem::take(&mut self.edits)));
-        if self.recovery.is_some() {
-            return (false, None);
+    /// Notes that a tick is restored or repeated.
+    pub(super) fn begin_repeated(&mut self, start: TickStart, rules: Option<ReadingRules>) {
+        let edits = std::mem::take(&mut self.edits);
+        self.begun.push_back(BegunTick { start, rules, edits });
+    }
+
+    /// Notes that a new tick begins. Returns the windows to read.
+    pub(super) fn begin(&mut self, start: TickStart, catalog: &Catalog) -> Option<PartsRequest> {
+        let rules = self.changes_rules.take();
+        let (windows, rules) = rules.map(|rules| (rules.windows, rules.reading)).unzip();
+        self.marks.extend(windows.map(SourceProgress::Rules));
+        if self.checkpoints.begins(catalog) {
+            self.marks.push(SourceProgress::Save);
         }
-        (self.checkpoints.begins(catalog), self.checkpoints.next_read(start.tick))
+        self.begin_repeated(start, rules);
+        self.checkpoints.next_read(start.tick)
+    }
+
+    /// Returns the marks that the tick that begins has beside those of sources and of time.
+    pub(super) fn take_marks(&mut self) -> Vec<SourceProgress> {
+        std::mem::take(&mut self.marks)
     }
 
     /// Whether a tick should begin soon.
@@ -121,13 +155,15 @@ impl Durability {
 
     /// Notes a closed tick, and returns its record. `None` for a tick at which totals entered.
     pub(super) fn close(&mut self, tick: u64, outputs: &mut TickOutputs) -> Option<TickRecord> {
-        let (start, edits) = self.begun.pop_front_if(|(start, _)| start.tick == tick)?;
+        let BegunTick { start, rules, edits } =
+            self.begun.pop_front_if(|begun| begun.start.tick == tick)?;
         let marks = std::mem::take(&mut outputs.marks);
         let record = TickRecord {
             tick,
             previous: std::mem::replace(&mut self.last_tick, tick),
             time: start.time,
             takes_records: start.takes_records,
+            rules,
             marks: marks.iter().filter(|mark| is_recorded(mark)).copied().collect(),
             edits,
             holds_back: false,

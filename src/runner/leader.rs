@@ -95,8 +95,6 @@ pub(super) struct Leader<'a> {
     at_end: usize,
     /// Messages before these ends that are left out.
     left_out: u64,
-    /// Whether the tick that begins has the state of the clock saved.
-    saves_clock: bool,
     /// The totals that it has written, and the request that reads these.
     saves: Option<(RequestId, PartsRequest)>,
     /// The newest tick that had begun when all of them had.
@@ -142,11 +140,10 @@ impl<'a> Leader<'a> {
             responses: TickOutputs::default(),
             final_query,
             retained,
-            durability: state.map(|state| Durability::new(state, workers)),
+            durability: state.map(|state| Durability::new(state, shared.options.windows, workers)),
             opening: None,
             at_end: 0,
             left_out: 0,
-            saves_clock: false,
             saves: None,
             caught_up_at: None,
             wait: Duration::ZERO,
@@ -258,7 +255,7 @@ impl<'a> Leader<'a> {
         match durability.next(in_flight, RECOVERY_TICKS_AHEAD) {
             Action::Give(command) => {
                 if let Command::Repeat(repeated) = &command {
-                    durability.begin(repeated.start, &self.limits.catalog);
+                    durability.begin_repeated(repeated.start, repeated.rules.clone());
                 }
                 Some(command)
             }
@@ -270,7 +267,7 @@ impl<'a> Leader<'a> {
                 Some(Command::Limits { tick, edits: versions })
             }
             Action::Restore(start, _) => {
-                durability.begin(start, &self.limits.catalog);
+                durability.begin_repeated(start, None);
                 Some(Command::Tick(start))
             }
             Action::Wait => None,
@@ -340,15 +337,13 @@ impl<'a> Leader<'a> {
             return;
         }
         let tick = start.tick;
-        if let Some(durability) = &mut self.durability {
-            let (saves_clock, parts) = durability.begin(*start, &self.limits.catalog);
-            self.saves_clock = saves_clock;
-            if let Some(parts) = parts {
-                let request = self.request_ids.next();
-                let windows = parts.windows.iter().map(|window| Read::Part(*window));
-                reads.push((request, windows.collect()));
-                self.saves = Some((request, parts));
-            }
+        let durability = self.durability.as_mut();
+        if let Some(parts) = durability.and_then(|state| state.begin(*start, &self.limits.catalog))
+        {
+            let request = self.request_ids.next();
+            let windows = parts.windows.iter().map(|window| Read::Part(*window));
+            reads.push((request, windows.collect()));
+            self.saves = Some((request, parts));
         }
         if self.queries.are_waiting() {
             let current = self.time.current_window(tick, &self.shared.options.windows);
@@ -454,11 +449,11 @@ impl<'a> Leader<'a> {
         if self.time_is_over.is_some() {
             return;
         }
-        if std::mem::take(&mut self.saves_clock) {
-            mark(SourceProgress::Save);
-        }
-        if let Some(marks) = self.durability.as_mut().and_then(Durability::take_restored) {
-            return marks.into_iter().for_each(mark);
+        if let Some(durability) = &mut self.durability {
+            durability.take_marks().into_iter().for_each(&mut *mark);
+            if let Some(marks) = durability.take_restored() {
+                return marks.into_iter().for_each(mark);
+            }
         }
         if let Some(retained) = &mut self.retained {
             retained.note(records);

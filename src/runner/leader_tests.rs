@@ -76,6 +76,7 @@ fn rows_of_totals_that_are_read_at_once_are_bounded() {
             state: None,
         };
         let shared = Shared {
+            has_dead_letters: false,
             options,
             filter: Filter::default(),
             status: None,

@@ -185,7 +185,7 @@ pub fn lead<'a>(
 
 /// Takes part in a computation whose first worker reads all of the input.
 pub fn follow(worker: &mut TimelyWorker, options: Options) {
-    Computation::build(worker, options).close();
+    Computation::build(worker, options, false).close();
 }
 
 fn work<'a>(
@@ -196,8 +196,8 @@ fn work<'a>(
     lead: Result<Option<LeaderConfig<'a>>, Failure>,
 ) -> Option<Ended> {
     let index = worker.index();
-    let computation =
-        Computation::build(worker, shared.options).with_watchdog(shared.watch.clone());
+    let computation = Computation::build(worker, shared.options, shared.has_dead_letters)
+        .with_watchdog(shared.watch.clone());
     match lead {
         Ok(lead) => Worker::new(index, shared, commands, computation, lead).run(open),
         Err(failure) => {

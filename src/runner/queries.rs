@@ -300,7 +300,7 @@ impl Sink for Queries {
             let _ = pending.reply.send(Ok(Facts {
                 tick,
                 rules: self.rules,
-                watermark: windows.watermark,
+                bounds: windows.bounds,
                 pair,
                 counted: self.filter.admits(&pair),
                 window,

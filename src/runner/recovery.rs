@@ -17,7 +17,7 @@ use super::commands::{Command, RepeatedTick, ResumePlan, TickStart};
 use crate::computation::INITIAL_ROWS_PER_TICK;
 use crate::limits::catalog::LimitSet;
 use crate::limits::rows::Row;
-use crate::state::{Manifest, StoredEdit, TickRecord};
+use crate::state::{Manifest, RunRules, StoredEdit, TickRecord};
 
 /// Ticks between the first one that totals may enter at and the one of the checkpoint.
 const LOADING_TICKS: u64 = 1 << 20;
@@ -40,6 +40,14 @@ impl Recovered {
     /// Whether there was no earlier run.
     pub fn is_first(&self) -> bool {
         self.checkpoint.tick == 0 && self.records.is_empty()
+    }
+
+    /// Returns the rules at the last recorded tick, of a run that has had a tick.
+    pub(super) fn rules(&self) -> Option<RunRules> {
+        let Manifest { clock, rules, .. } = &self.checkpoint;
+        let marks = self.records.iter().flat_map(|record| &record.marks);
+        let reading = self.records.iter().filter_map(|record| record.rules.as_ref());
+        RunRules::last(clock.iter().chain(marks), rules.iter().chain(reading))
     }
 
     /// Returns the rows of a set of limits at the last recorded tick.
@@ -153,6 +161,7 @@ impl Recovery {
         ResumePlan {
             positions: checkpoint.partitions.clone(),
             is_first,
+            rules: checkpoint.rules.clone(),
             time: checkpoint.time,
             repeats: !self.records.is_empty(),
             parts: parts.collect(),
@@ -187,13 +196,14 @@ impl Recovery {
         if !edits.is_empty() {
             return Action::Edit(record.tick, edits);
         }
-        let Some(TickRecord { tick, time, takes_records, marks, .. }) = self.records.pop_front()
+        let Some(TickRecord { tick, time, takes_records, rules, marks, .. }) =
+            self.records.pop_front()
         else {
             return Action::Wait;
         };
         self.repeated += 1;
         let start = TickStart { tick, time, takes_records };
-        Action::Give(Command::Repeat(Box::new(RepeatedTick { start, marks, is_last })))
+        Action::Give(Command::Repeat(Box::new(RepeatedTick { start, rules, marks, is_last })))
     }
 
     /// Whether a tick comes after the checkpoint.

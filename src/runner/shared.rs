@@ -15,6 +15,8 @@ use crate::state::Store;
 pub struct Shared {
     /// Options of the computation.
     pub options: Options,
+    /// Whether messages that can't be counted are outputs of their ticks.
+    pub has_dead_letters: bool,
     /// The filter of the pairs that count.
     pub filter: Filter,
     /// The status that workers report to, of a run that somebody watches.

@@ -111,6 +111,8 @@ impl<'w, 'a> Worker<'w, 'a> {
                 // Messages are read by the time of the tick before.
                 let time = plan.as_ref().and_then(|plan| plan.time);
                 time.into_iter().for_each(|time| source.set_time(time));
+                let rules = plan.as_ref().and_then(|plan| plan.rules.as_ref());
+                rules.into_iter().for_each(|rules| source.set_rules(rules));
                 let repeats = plan.is_some_and(|plan| plan.repeats);
                 let ended = if repeats { Ok(()) } else { source.end_repetition() };
                 self.source = Some(source);
@@ -314,6 +316,9 @@ impl<'w, 'a> Worker<'w, 'a> {
             }
             Command::Repeat(repeated) => {
                 open(repeated.start.tick);
+                if let (Some(source), Some(rules)) = (&mut self.source, &repeated.rules) {
+                    source.set_rules(rules);
+                }
                 self.repeating = Some(repeated);
                 self.repeat();
             }
@@ -364,7 +369,7 @@ impl<'w, 'a> Worker<'w, 'a> {
         let (Some(source), Some(repeated)) = (&mut self.source, &self.repeating) else {
             return;
         };
-        let RepeatedTick { start, marks, is_last } = &**repeated;
+        let RepeatedTick { start, marks, is_last, .. } = &**repeated;
         let (start, is_last) = (*start, *is_last);
         let is_read = source.repeat(start.tick, marks);
         if !self.or_fail(is_read) {
@@ -388,6 +393,7 @@ impl<'w, 'a> Worker<'w, 'a> {
         }
         records.seen.into_iter().for_each(|window| inputs.mark(SourceProgress::Seen(window)));
         inputs.batches(records.update_batches);
+        self.computation.add_dead_letters(records.dead_letters);
         self.computation.end_tick(updates);
     }
 
@@ -410,10 +416,11 @@ impl<'w, 'a> Worker<'w, 'a> {
             leader.mark_time(start, &records, &mut |passed| inputs.mark(passed));
         }
         let updates = records.updates();
-        let TickRecords { update_batches, seen, edits, .. } = records;
+        let TickRecords { update_batches, seen, edits, dead_letters, .. } = records;
         edits.into_iter().for_each(|(version, diff)| inputs.edit(version, diff));
         seen.into_iter().for_each(|window| inputs.mark(SourceProgress::Seen(window)));
         inputs.batches(update_batches);
+        self.computation.add_dead_letters(dead_letters);
         self.or_fail(progressed);
         progress.into_iter().for_each(|progress| self.computation.inputs.mark(progress));
         self.computation.end_tick(updates);

@@ -75,6 +75,7 @@ impl Sink for Countdown {
 fn worker_that_gets_several_ticks_at_once_has_the_rounds_of_the_others() {
     let interrupt = Interrupt::default();
     let shared = Shared {
+        has_dead_letters: false,
         options: Default::default(),
         filter: Filter::default(),
         status: None,

@@ -107,6 +107,7 @@ impl Scenario {
         let (begin, checkpoints) = (script.begin, std::mem::take(&mut script.checkpoints));
         let settings = &self.case.settings;
         let shared = Shared {
+            has_dead_letters: false,
             state: None,
             options: settings.options(),
             filter: settings.filter().clone(),

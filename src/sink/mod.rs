@@ -47,7 +47,7 @@ pub use reconcile::Reconciled;
 pub use recorded::RecordedLines;
 pub use state::{Fault, SinkState, count_sink_error, sink_name};
 pub use stream::Stream;
-pub use topic::{Alerts, Content, StateTopic, Totals};
+pub use topic::{Alerts, Content, StateTopic, Totals, UncountedMessages};
 pub use transactional::TransactionalTopics;
 
 /// A tick whose outputs are complete: everything beside its changes.

@@ -163,7 +163,7 @@ impl Reconciled {
     /// Decides about the alerts of windows that are closed.
     fn finish_closed(&mut self, closed: &ClosedTick<'_>, send: SendMessage<'_>) {
         let ClosedTick { tick, windows, catalog, .. } = *closed;
-        let is_closed = |window: &Window| self.windows.closed(*window, windows.watermark);
+        let is_closed = |window: &Window| windows.bounds.closed(*window);
         let closed: Vec<Window> = self.undecided.iter().copied().take_while(is_closed).collect();
         let mut in_force = None::<InForce<'_>>;
         for window in closed {
@@ -177,7 +177,7 @@ impl Reconciled {
                     self.clear(window, in_force, tick, send);
                 }
                 // A late record may bring it about.
-                None if !self.windows.settled(window, windows.watermark) => continue,
+                None if !windows.bounds.settled(window) => continue,
                 // The run does not judge it.
                 Some(_) | None => drop(self.published.by_window.remove(&window)),
             }

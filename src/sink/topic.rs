@@ -230,6 +230,19 @@ impl Content for Totals {
     }
 }
 
+/// Messages of the input that can't be counted.
+pub struct UncountedMessages;
+
+impl Content for UncountedMessages {
+    fn has_changes(&self) -> bool {
+        false
+    }
+
+    fn close(&mut self, closed: &ClosedTick<'_>, send: SendMessage<'_>) {
+        closed.outputs.dead_letters.iter().cloned().for_each(send);
+    }
+}
+
 fn total(windows: &Windows, window: Window, pair: Pair, volume: Volume, tick: u64) -> OwnedMessage {
     let key = totals::key(window, &pair).into_bytes();
     let mut payload = Vec::with_capacity(192);

@@ -16,11 +16,12 @@ use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::{Pair, Prefix, Version};
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::base::error::Failure;
 use crate::computation::EventTimeReached;
-use crate::kafka::PartitionState;
+use crate::kafka::{OwnedMessage, PartitionState};
 use crate::sink::SinkState;
 
 pub use captures::Captures;
@@ -50,13 +51,20 @@ pub struct TickRecords {
     pub greatest: Option<u64>,
     /// Edits of the limits, for a source that has them.
     pub edits: Vec<(Version, isize)>,
+    /// Messages that can't be counted, if they are outputs of their tick.
+    pub dead_letters: Vec<OwnedMessage>,
 }
 
+/// Bytes of a dead letter that take as much memory as an update.
+const BYTES_OF_UPDATE: usize = 16;
+
 impl TickRecords {
-    /// Returns the number of updates, those of windows included: a window in which nothing is counted
-    /// (`--source`, `--destination`) takes memory, too.
+    /// Returns the number of updates, by which ticks in flight are bounded. It includes others that take memory, too:
+    /// windows in which nothing is counted (`--source`, `--destination`), and dead letters.
     pub fn updates(&self) -> usize {
-        self.update_batches.iter().map(UpdateBatch::len).sum::<usize>().max(self.seen.len())
+        let updates = self.update_batches.iter().map(UpdateBatch::len).sum::<usize>();
+        let bytes = self.dead_letters.iter().map(OwnedMessage::size).sum::<usize>();
+        updates.max(self.seen.len()) + bytes / BYTES_OF_UPDATE
     }
 }
 
@@ -69,6 +77,18 @@ pub struct LeaderTime {
     pub horizon: u64,
     /// Whether nobody knows which records are of the future, so that none is read.
     pub undecided: bool,
+}
+
+/// The rules by which records are read, which may be others in a run that continues an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadingRules {
+    /// Greatest distance of a record ahead of the leader's clock, in milliseconds.
+    pub max_ahead_ms: u64,
+    /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
+    pub max_behind_ms: u64,
+    /// The zone of times in records that state none.
+    #[serde(with = "jiff::fmt::serde::tz::required")]
+    pub input_timezone: TimeZone,
 }
 
 /// The state of a source, for probes.
@@ -112,6 +132,11 @@ pub trait Source {
         let _ = time;
     }
 
+    /// Sets the rules of ticks of an earlier run that are repeated from now on.
+    fn set_rules(&mut self, rules: &ReadingRules) {
+        let _ = rules;
+    }
+
     /// Reads everything that a tick of an earlier run took, as its marks tell, and nothing else. Returns whether all of
     /// it is read.
     fn repeat(&mut self, tick: u64, marks: &[SourceProgress]) -> Result<bool, Failure> {
@@ -119,7 +144,7 @@ pub trait Source {
         Ok(true)
     }
 
-    /// Ends the repetition of ticks of an earlier run.
+    /// Ends the repetition of ticks of an earlier run: from now on the rules of this run hold.
     fn end_repetition(&mut self) -> Result<(), Failure> {
         Ok(())
     }

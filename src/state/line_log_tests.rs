@@ -77,7 +77,9 @@ fn tick_with(tick: u64, before: Option<FileEnd>, lines: &str) -> LinesOfTick {
     let time = LeaderTime { now: tick, horizon: tick, undecided: false };
     let (marks, edits) = (Vec::new(), Vec::new());
     let (previous, takes_records, holds_back) = (tick - 1, true, false);
-    let record = TickRecord { tick, previous, time, takes_records, marks, edits, holds_back };
+    let rules = None;
+    let record =
+        TickRecord { tick, previous, time, takes_records, rules, marks, edits, holds_back };
     LinesOfTick { record, lines: vec![(before, Arc::new(lines.as_bytes().to_vec()))] }
 }
 

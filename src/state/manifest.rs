@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{StoredEdit, TickRecord};
 use super::store::Store;
-use crate::source::LeaderTime;
+use crate::source::{LeaderTime, ReadingRules};
 
 /// The version of the format that this program writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -101,6 +101,8 @@ pub struct Manifest {
     pub tick: u64,
     /// The time of the last tick that took records.
     pub time: Option<LeaderTime>,
+    /// The rules by which records were read; `None` before the first tick.
+    pub rules: Option<ReadingRules>,
     /// The state of the clock, as marks that bring it about.
     pub clock: Vec<SourceProgress>,
     /// The positions in the partitions.
@@ -142,8 +144,8 @@ impl Manifest {
         }
         let text = unsealed(content)?;
         let Format { format } = serde_json::from_slice(text)?;
-        if format > FORMAT {
-            return Err(anyhow!(NewerFormat { format }));
+        if format != FORMAT {
+            return Err(anyhow!(OtherFormat { format }));
         }
         Ok(serde_json::from_slice(text)?)
     }
@@ -207,10 +209,12 @@ pub(super) fn unsealed(content: &[u8]) -> anyhow::Result<&[u8]> {
     Ok(text)
 }
 
-/// A checkpoint of a later version of this program.
+/// A checkpoint of a version of this program with another format.
 #[derive(Debug, thiserror::Error)]
-#[error("it has format {format}, and this version reads formats up to {FORMAT}")]
-pub struct NewerFormat {
+#[error(
+    "it has format {format}, and this version reads format {FORMAT}: start the version that has written it, or over"
+)]
+pub struct OtherFormat {
     /// The version of that format.
     pub format: u32,
 }
@@ -261,7 +265,7 @@ pub fn names(store: &dyn Store) -> io::Result<Vec<String>> {
 /// it.
 ///
 /// # Errors
-/// The store can't be read, a checkpoint has a newer format, or all are damaged.
+/// The store can't be read, a checkpoint has another format, or all are damaged.
 pub fn newest(store: &dyn Store) -> anyhow::Result<Option<Manifest>> {
     let names = names(store)?;
     if names.is_empty() {
@@ -276,7 +280,7 @@ pub fn newest(store: &dyn Store) -> anyhow::Result<Option<Manifest>> {
         });
         match checked {
             Ok(manifest) => return Ok(Some(manifest)),
-            Err(error) if error.is::<NewerFormat>() || error.is::<io::Error>() => {
+            Err(error) if error.is::<OtherFormat>() || error.is::<io::Error>() => {
                 return Err(error.context(name));
             }
             Err(error) => tracing::warn!(

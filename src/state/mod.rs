@@ -1,7 +1,8 @@
 //! The durable state of a run: checkpoints in a store, from which another process continues.
 //!
 //! - `store`: objects with names, written as a whole, in a directory; `objects`: in an object store; `totals`: the file of a window's totals; `parts`: writes these.
-//! - `manifest`: a checkpoint; `record`: the record of a tick; `line_log`: records with lines for files.
+//! - `manifest`: a checkpoint; `record`: the record of a tick; `line_log`: records with lines for files; `rules`: the
+//!   rules that may be others from one run to the next.
 //!
 //! ```text
 //! state.json           made once; processes on other machines compare its nonce
@@ -19,6 +20,7 @@ pub mod manifest;
 mod objects;
 mod parts;
 mod record;
+mod rules;
 mod store;
 pub mod totals;
 
@@ -34,6 +36,7 @@ pub use self::manifest::{Binding, Manifest, Position, SavedLimits, SavedPart, Sa
 pub use self::objects::SCHEME;
 pub use self::parts::{PartWriter, PartsRequest, WrittenParts};
 pub use self::record::{History, StoredEdit, TickRecord, is_recorded};
+pub use self::rules::RunRules;
 pub use self::store::{Directory, Lock, Store};
 use crate::base::error::{Exit, Failure};
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::catalog::LimitSet;
 use crate::limits::stored::StoredRow;
-use crate::source::LeaderTime;
+use crate::source::{LeaderTime, ReadingRules};
 
 /// The record of one tick. A tick that is run again by its record has the same outputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct TickRecord {
     pub time: LeaderTime,
     /// Whether the tick takes records.
     pub takes_records: bool,
+    /// The rules by which this tick and those after it read their records, if they have changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<ReadingRules>,
     /// The marks that the clock got, but for those that follow from the records.
     pub marks: Vec<SourceProgress>,
     /// Edits of limits.
@@ -103,7 +106,16 @@ mod tests {
     fn record(previous: u64, tick: u64) -> TickRecord {
         let time = LeaderTime { now: tick, horizon: tick, undecided: false };
         let (marks, edits) = (Vec::new(), Vec::new());
-        TickRecord { tick, previous, time, takes_records: true, marks, edits, holds_back: false }
+        TickRecord {
+            tick,
+            previous,
+            time,
+            takes_records: true,
+            rules: None,
+            marks,
+            edits,
+            holds_back: false,
+        }
     }
 
     fn ticks(history: &History) -> Option<Vec<u64>> {

@@ -15,7 +15,8 @@ use floodmark::runner::{
     WallTime,
 };
 use floodmark::sink::{Counts, Hub, Stream};
-use floodmark::source::{Filter, Partitions, topic};
+use floodmark::source::topic::DeadLetterOutput;
+use floodmark::source::{Filter, Partitions, ReadingRules, topic};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Updates;
@@ -129,13 +130,16 @@ impl InProcessRun {
             topic,
             windows,
             filter: Filter::default(),
-            max_ahead_ms: MAX_AHEAD_MS,
-            max_behind_ms: u64::MAX,
+            rules: ReadingRules {
+                max_ahead_ms: MAX_AHEAD_MS,
+                max_behind_ms: u64::MAX,
+                input_timezone: TimeZone::UTC,
+            },
             tick: Duration::from_millis(20),
-            input_timezone: TimeZone::UTC,
-            dead_letters: None,
+            dead_letters: DeadLetterOutput::None,
         };
         let shared = Shared {
+            has_dead_letters: false,
             state: None,
             options,
             filter: Filter::default(),

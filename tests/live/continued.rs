@@ -1,14 +1,16 @@
 //! Runs with a state whose limits or options are others than those of the run before.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use floodmark::kafka::Address;
+use floodmark::kafka::{Address, Outgoing};
 
 use super::kit::{LIMITS, TopicFeed};
 use super::restarts::{alerts, check};
 use super::sinks::new_address;
 use super::state::{EACH, OPTIONS, made, send};
-use crate::common::broker::Broker;
+use crate::common::broker::{Broker, produce, read_all};
+use crate::replay::fold::{fold, text};
 use crate::replay::run::{Live, Place, SignalTarget};
 use crate::serving::{get_until, server};
 
@@ -64,6 +66,103 @@ fn first_run_whose_limits_can_not_be_read_is_rejected() {
     fs::remove_file(place.path("limits.jsonl")).expect("it is there");
     let run = start(&place, &from, &new_address("alerts"), "");
     run.finish().expect(66).assert_stderr(&["limits.jsonl", "No such file"]);
+}
+
+/// A record without a zone.
+fn local(time: &str, bytes: u64) -> String {
+    format!(
+        r#"{{"time":"2024-01-10T{time}","source":"10.0.0.1","destination":"10.0.0.2","bytes":{bytes},"packets":1}}"#
+    )
+}
+
+/// Windows that have settled stay so. Ticks that are repeated count what they counted, by the rules of their time.
+#[test]
+fn options_that_change_hold_from_the_first_new_tick_on() {
+    for checkpoints in ["1h", "20ms"] {
+        let place = Place::new();
+        place.write("limits.jsonl", EACH);
+        let from = Broker::shared().topic("local", 1);
+        let to = new_address("alerts");
+        let line = |rules: &str| {
+            format!(
+                "run --from {from} --to {to} --limits limits.jsonl --create-topic --state state --to - \
+                 --idle-timeout 1h --tick 20ms --updates tick --checkpoint-interval {checkpoints} {rules}"
+            )
+        };
+        let send = |records: &[(&str, u64)]| {
+            let records: Vec<_> = records.iter().map(|(time, bytes)| local(time, *bytes)).collect();
+            let messages = records
+                .iter()
+                .map(|record| Outgoing { payload: Some(record.as_bytes()), ..Outgoing::default() });
+            produce(&from, &messages.collect::<Vec<_>>());
+        };
+        let wait_for = |run: &mut Live, window: &str, bytes: u64| {
+            let (window, bytes) = (format!("T{window}:00Z\""), format!("\"amount\":{bytes},"));
+            let is_it = |line: &str| line.contains(&window) && line.contains(&bytes);
+            while !is_it(&run.line()) {}
+        };
+
+        let mut run = place.floodmark(&line("--lateness 0s")).start();
+        send(&[("10:00:00", 100)]);
+        wait_for(&mut run, "10:00", 100);
+        send(&[("10:20:00", 200)]);
+        wait_for(&mut run, "10:20", 200);
+        send(&[("10:01:00", 4000), ("10:21:00", 1)]);
+        wait_for(&mut run, "10:20", 201);
+        kill(run);
+
+        let rules = "--lateness 2h --max-behind 30m --input-timezone Europe/Berlin -w2";
+        let mut run = place.floodmark(&line(rules)).start();
+        send(&[("11:22:00", 1000), ("11:02:00", 5000), ("11:40:00", 10)]);
+        wait_for(&mut run, "10:40", 10);
+        send(&[("11:23:00", 2000), ("11:05:00", 7000), ("11:41:00", 20)]);
+        wait_for(&mut run, "10:40", 30);
+        kill(run);
+
+        send(&[("10:24:00", 9000)]);
+        place.floodmark(&line("--lateness 0s --until-end -n2")).run().expect(0);
+        let alerts = alerts(&to);
+        let folded = fold(&alerts);
+        let amounts = folded.values().map(|alert| {
+            (text(alert, "window_start").to_owned(), alert["amount"].as_u64().expect("a number"))
+        });
+        let expected = [("10:00", 100), ("10:20", 3201), ("10:40", 30)];
+        let expected = expected.map(|(window, bytes)| (format!("2024-01-10T{window}:00Z"), bytes));
+        assert_eq!(amounts.collect::<BTreeMap<_, _>>(), BTreeMap::from(expected), "{alerts}");
+        assert_eq!(alerts.matches("\"event\":\"raised\"").count(), 3, "{alerts}");
+    }
+}
+
+/// More than a tick takes of them, and than one message of a topic holds.
+#[test]
+fn dead_letters_of_killed_runs_are_each_sent_once() {
+    let (place, packets) = made(871, 300);
+    let from = Broker::shared().topic("flows", 3);
+    let (to, dead) = (new_address("alerts"), new_address("dead"));
+    let mut feed = TopicFeed::to(&from);
+    let letter = |number: usize| {
+        let size = if number.is_multiple_of(4) { 90_000 } else { 10 };
+        format!("letter {number} {}", "x".repeat(size))
+    };
+    let dead_letters = format!("--dead-letter {dead}");
+    let mut letters = BTreeSet::new();
+    for (round, slice) in packets.chunks(75).enumerate() {
+        for (at, packet) in slice.iter().enumerate() {
+            let letter = letter(75 * round + at);
+            feed.send_raw(at as i32 % 3, None, letter.as_bytes(), packet.ms);
+            letters.insert(letter);
+        }
+        send(&mut feed, slice);
+        let workers = ["-w1", "-w2", "-n2", "-n2 -w2"][round];
+        let mut run = start(&place, &from, &to, &format!("{dead_letters} {workers}"));
+        (0..5).for_each(|_| drop(run.line()));
+        kill(run);
+    }
+    place.floodmark(&line(&from, &to, &format!("{dead_letters} --until-end -w2"))).run().expect(0);
+    check(&place, &to, "made.pcap");
+    let mut kept: Vec<_> = read_all(&dead).iter().map(|kept| kept.text().to_owned()).collect();
+    kept.sort();
+    assert!(kept.iter().eq(&letters), "{} letters instead of {}", kept.len(), letters.len());
 }
 
 /// Both have the same group and topic.

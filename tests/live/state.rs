@@ -302,7 +302,7 @@ fn state_is_listed_checked_pruned_and_reset() {
     run.finish().expect(0);
     let listed = place.floodmark("state list state").stdout(0);
     for part in
-        ["a state of kind run, format 1", "00000001-0000", "--lateness", &from.topic, "next offset"]
+        ["a state of kind run, format 2", "00000001-0000", "--lateness", &from.topic, "next offset"]
     {
         assert!(listed.contains(part), "{listed}");
     }
@@ -390,23 +390,38 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// `tests/data/state-1` was written by the first version with states.
 #[test]
-fn state_of_the_first_format_is_read() {
+fn state_of_the_format_before_is_rejected() {
     let place = Place::new();
     copy(&data().join("state-1"), &place.path("state"));
+    let from = Broker::shared().topic("keep", 2);
+    place.write("limits.jsonl", LIMITS);
+    let rejected = run_to_end(&place, &from, &new_address("alerts"), "").expect(69);
+    let why = "it has format 1, and this version reads format 2";
+    rejected.assert_stderr(&[why]);
+    let listed = place.floodmark("state list state").stdout(0);
+    assert!(listed.contains(why), "{listed}");
+}
+
+/// `tests/data/state-2` was written by the first version with this format.
+#[test]
+fn state_of_the_second_format_is_read() {
+    let place = Place::new();
+    copy(&data().join("state-2"), &place.path("state"));
     let sound = place.floodmark("state check state").stdout(0);
-    assert_eq!(sound.matches("9 files, 549 totals: sound").count(), 2, "{sound}");
+    assert_eq!(sound.matches("9 files, 549 totals: sound").count(), 1, "{sound}");
     let listed = place.floodmark("state list state --json").stdout(0);
     let newest: serde_json::Value =
         serde_json::from_str(listed.lines().next().expect("a checkpoint")).expect("JSON");
     let expected = [
-        ("/format", 1.into()),
-        ("/tick", 1_795_781_568_965_u64.into()),
+        ("/format", 2.into()),
+        ("/tick", 1_795_801_738_556_u64.into()),
         ("/windows", 4.into()),
         ("/limits", 3.into()),
         ("/offsets/1", 1074.into()),
-        ("/options/--lateness", "2h".into()),
+        ("/options/--window", "5m".into()),
+        ("/rules/--lateness", "2h".into()),
+        ("/rules/--input-timezone", "UTC".into()),
     ];
     for (field, value) in expected {
         assert_eq!(newest.pointer(field), Some::<&serde_json::Value>(&value), "{field}");

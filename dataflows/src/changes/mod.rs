@@ -39,7 +39,7 @@ use crate::monitored::{MonitoredScope, Total};
 use crate::pending::{COPY_COST, Fuel, SteppedState};
 use crate::ranges::WindowSet;
 use crate::shared::Shared;
-use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
+use crate::time::{Bounds, Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Change, Event, LimitId, Reason, Updates, Violation};
 use crate::wiring::{Place, Wiring};
 
@@ -61,8 +61,8 @@ struct Work {
 #[derive(Default)]
 struct Tick {
     tick: u64,
-    /// The watermark of the tick before.
-    watermark_before: u64,
+    /// The states of windows after the tick before.
+    bounds_before: Bounds,
     settles: WindowSet,
     changed: ChangedLimits,
     endings: Endings,
@@ -111,7 +111,7 @@ struct Changes {
     shared: Shared,
     windows: Windows,
     updates: Updates,
-    watermark: u64,
+    bounds: Bounds,
     /// Windows that were not observed from their start on.
     partial: WindowSet,
     versions: Versions,
@@ -138,7 +138,7 @@ impl Changes {
             shared,
             windows,
             updates,
-            watermark: 0,
+            bounds: Bounds::default(),
             partial: WindowSet::default(),
             versions: Versions::default(),
             standing: ActiveViolations::default(),
@@ -157,9 +157,7 @@ impl Changes {
     fn reason(&self, phase: Phase, window: Window) -> Reason {
         match phase {
             Phase::Rows => Reason::LimitChange,
-            Phase::Data if self.windows.closed(window, self.tick.watermark_before) => {
-                Reason::LateData
-            }
+            Phase::Data if self.tick.bounds_before.closed(window) => Reason::LateData,
             Phase::Data => Reason::Data,
             _ => Reason::Schedule,
         }
@@ -172,7 +170,7 @@ impl Changes {
         before: &ActiveViolation,
         after: &ActiveViolation,
     ) -> Option<Reason> {
-        let was_settled = self.windows.settled(window, self.tick.watermark_before);
+        let was_settled = self.tick.bounds_before.settled(window);
         let version_counts = was_settled || self.updates >= Updates::Limit;
         if version_counts && before.version != after.version {
             let after_rows = self.versions.after_rows(&self.tick.changed, id.limit, window);
@@ -283,7 +281,7 @@ impl Changes {
             bound: judge.map_or(monitored.bound, |judge| judge.bound),
             metric: judge.map_or(monitored.metric, |judge| judge.metric),
             version: judge.map(|judge| judge.version),
-            settled: self.windows.settled(window, self.watermark),
+            settled: self.bounds.settled(window),
             partial: self.partial.contains(window),
         };
         if let Some(published) = &mut self.published {
@@ -388,7 +386,7 @@ impl Changes {
         let mut changes = ClockChanges::default();
         for event in events {
             match event {
-                WindowEvent::Watermark(watermark) => self.watermark = watermark,
+                WindowEvent::Bounds(bounds) => self.bounds = bounds,
                 WindowEvent::EventTime { .. } => {}
                 WindowEvent::Settled(windows) => tick.settles.insert(windows),
                 WindowEvent::Retired(windows) => changes.retired.push(windows),
@@ -410,9 +408,8 @@ impl Changes {
         silent: &[WindowRange],
     ) {
         let moment = Moment {
-            windows: self.windows,
             updates: self.updates,
-            watermark_before: tick.watermark_before,
+            bounds_before: tick.bounds_before,
             settles: &tick.settles,
         };
         let broken = |limit| self.versions.broken(limit);
@@ -458,7 +455,7 @@ impl SteppedState for Changes {
     fn plan(&mut self, time: Time, work: Work, jobs: &mut VecDeque<Job>) {
         let mut tick = Tick {
             tick: time.tick,
-            watermark_before: self.watermark,
+            bounds_before: self.bounds,
             endings: work.endings,
             ..Tick::default()
         };

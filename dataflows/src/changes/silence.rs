@@ -15,7 +15,7 @@ use crate::key::Key;
 use crate::limits::{Judge, Ruling};
 use crate::monitored::{MonitoredScope, Total};
 use crate::ranges::{Steps, WindowSet};
-use crate::time::{Phase, Window, WindowRange, Windows};
+use crate::time::{Bounds, Phase, Window, WindowRange, Windows};
 use crate::types::{Event, LimitId, Per, Reason, Updates};
 
 /// The total of a silent window.
@@ -76,10 +76,9 @@ pub(super) struct SilentChange {
 
 /// The rules by which a tick is published, as far as silence is concerned.
 pub(super) struct Moment<'a> {
-    pub(super) windows: Windows,
     pub(super) updates: Updates,
-    /// The watermark of the tick before.
-    pub(super) watermark_before: u64,
+    /// The states of windows after the tick before.
+    pub(super) bounds_before: Bounds,
     pub(super) settles: &'a WindowSet,
 }
 
@@ -195,7 +194,7 @@ fn of_limit(
     windows: WindowRange,
     pieces: &mut Vec<SilentChange>,
 ) {
-    let settled = moment.windows.first_unsettled(moment.watermark_before);
+    let settled = moment.bounds_before.unsettled;
     let by_settled = [
         (WindowRange { until: windows.until.min(settled), ..windows }, true),
         (WindowRange { from: windows.from.max(settled), ..windows }, false),

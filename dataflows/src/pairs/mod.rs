@@ -21,7 +21,7 @@ use crate::reads::{EmitTotals, RequestId, Response};
 use crate::reports::{Late, Saturated};
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
-use crate::time::{Time, Timed, Window, WindowRange};
+use crate::time::{Bounds, Time, Timed, Window, WindowRange};
 use crate::top::{Candidate, Greatest};
 use crate::types::{Entity, Pair, Per, Volume};
 
@@ -91,7 +91,7 @@ pub(crate) struct Pairs {
     emit_bounds: EmitBoundIndex,
     in_use: InUse,
     fold_index: FoldIndex,
-    watermark: u64,
+    bounds: Bounds,
     /// Windows that were not observed from their start on.
     partial: WindowSet,
     /// Windows that lower bounds judge, except silent ones.
@@ -113,7 +113,7 @@ impl Pairs {
             emit_bounds: EmitBoundIndex::new(options.updates),
             in_use: InUse::default(),
             fold_index: FoldIndex::default(),
-            watermark: 0,
+            bounds: Bounds::default(),
             partial: WindowSet::default(),
             observed: WindowSet::default(),
             emitted: Emitted::default(),
@@ -125,11 +125,12 @@ impl Pairs {
         }
     }
 
-    /// Whether records of a batch still count, by the watermark of the tick before. Adds the late ones to `late`.
+    /// Whether records of a batch still count, by the state of their window after the tick before. Adds the late ones
+    /// to `late`.
     fn accepts(&self, batch: &UpdateBatch, late: &mut Late) -> bool {
         let window = batch.window;
-        if !self.options.windows.settled(window, self.watermark) {
-            if self.options.windows.closed(window, self.watermark) {
+        if !self.bounds.settled(window) {
+            if self.bounds.closed(window) {
                 late.counted += batch.records;
             }
             return true;
@@ -228,7 +229,7 @@ impl Pairs {
     fn plan_clock(&mut self, event: WindowEvent, jobs: &mut VecDeque<Job>) {
         let rows = |window| Job::Respond { request: None, job: ReadJob::rows([window]) };
         match event {
-            WindowEvent::Watermark(watermark) => self.watermark = watermark,
+            WindowEvent::Bounds(bounds) => self.bounds = bounds,
             WindowEvent::Settled(windows) => {
                 for window in self.held(windows) {
                     let held = self.windows.get_mut(&window);

@@ -102,6 +102,18 @@ pub(crate) fn history(seed: u64, size: Size) -> History {
     History { windows, updates, top, ticks: builder.ticks }
 }
 
+/// The history of a seed, with rules of time that change at some of its ticks.
+pub(crate) fn changing_history(seed: u64, size: Size) -> History {
+    let mut history = history(seed, size);
+    let rng = &mut Rng::new(seed);
+    for _ in 0..rng.between(1, 3) {
+        let at = rng.below(history.ticks.len() as u64) as usize;
+        let width_secs = history.windows.width_secs;
+        history.ticks[at].rules = Some(random_rules(rng, width_secs));
+    }
+    history
+}
+
 /// Partitions that are truncated, whose first event times come to be known tick by tick, and moments at which
 /// observation begins.
 fn random_beginning(rng: &mut Rng, ticks: &mut [TickInput], windows: Windows) {
@@ -129,6 +141,11 @@ fn random_beginning(rng: &mut Rng, ticks: &mut [TickInput], windows: Windows) {
 
 fn random_windows(rng: &mut Rng) -> Windows {
     let width_secs = rng.pick(&[1, 10, 60, 300]);
+    random_rules(rng, width_secs)
+}
+
+/// Rules of time for windows of a width.
+fn random_rules(rng: &mut Rng, width_secs: u64) -> Windows {
     let width_ms = width_secs * 1000;
     let lateness = [0, width_ms / 2, width_ms, 3 * width_ms, 1];
     let retention = [0, width_ms, 2 * width_ms, 1];
@@ -284,7 +301,7 @@ impl HistoryBuilder {
         for _ in 0..records {
             let window = self.random_window(rng);
             let record = self.traffic.record(rng, window);
-            if !self.windows.settled(record.0, self.last_watermark()) {
+            if !self.windows.bounds(self.last_watermark()).settled(record.0) {
                 self.traffic.count(record);
             }
             input.seen.push(record.0);

@@ -34,7 +34,8 @@ use crate::sniffer::outlet::{Format, Outlet, Sent};
 use crate::sniffer::pace::{Pace, Speed};
 use crate::sniffer::source::{BATCH, FileReaderSettings, read_captures};
 use crate::sniffer::{Ended, Sender, topic};
-use crate::source::{Filter, Partitions, topic as topic_source};
+use crate::source::topic::DeadLetterOutput;
+use crate::source::{Filter, Partitions, ReadingRules, topic as topic_source};
 
 const CAPTURE: &[u8] = include_bytes!("../../demo/office-lan.pcapng.zst");
 
@@ -216,13 +217,16 @@ pub(super) fn run(
         topic: Arc::new(topic),
         windows: options.windows,
         filter: Filter::default(),
-        max_ahead_ms: u64::MAX,
-        max_behind_ms: u64::MAX,
+        rules: ReadingRules {
+            max_ahead_ms: u64::MAX,
+            max_behind_ms: u64::MAX,
+            input_timezone: TimeZone::UTC,
+        },
         tick: TICK,
-        input_timezone: TimeZone::UTC,
-        dead_letters: None,
+        dead_letters: DeadLetterOutput::None,
     };
     let shared = Shared {
+        has_dead_letters: false,
         state: None,
         options,
         filter: Filter::default(),

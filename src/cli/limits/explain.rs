@@ -240,6 +240,7 @@ fn explain_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit)
         })
     });
     let shared = Shared {
+        has_dead_letters: false,
         state: None,
         options,
         filter: Filter::default(),

@@ -5,11 +5,12 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::clock::SourceProgress;
-use floodmark_dataflows::combine::{Combiner, UpdateBatch};
+use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::time::{Window, Windows};
 
 use super::counts::InputCounts;
 use super::refused::Refused;
+use super::set_aside::SetAside;
 use crate::base::date::format_ms;
 use crate::base::error::Failure;
 use crate::base::logging::Sampler;
@@ -19,15 +20,12 @@ use crate::kafka::{
     ReceivedMessage, Times, TopicReader, origin,
 };
 use crate::record::{self, Decoder, Format, Observation, Record, RecordError};
-use crate::source::{Filter, LeaderTime};
+use crate::source::{Filter, LeaderTime, ReadingRules, TickRecords};
 
 /// Maximum number of updates of (window, pair) that a worker gathers before it requests a tick, up to the records
 /// of one message ([`record::RECORDS_MAX`]) beyond. More would leave the caches of the processor, and make single
 /// ticks long.
 const TICK_UPDATES_MAX: usize = 1 << 16;
-
-/// Bytes of dead letters that a worker sets aside before it checks again whether the sink has capacity.
-const SET_ASIDE_BYTES: usize = 1 << 20;
 
 /// Maximum capacity, in records, that the buffer of one message's records keeps for the next message.
 const RECORDS_KEPT: usize = 1 << 14;
@@ -41,12 +39,22 @@ const DEAD_LETTERS: &str = "dead letters (--dead-letter)";
 pub(super) struct Rules {
     pub(super) windows: Windows,
     pub(super) filter: Filter,
-    /// Greatest distance of a record ahead of the leader's clock, in milliseconds.
-    pub(super) max_ahead_ms: u64,
-    /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
-    pub(super) max_behind_ms: u64,
-    /// Time after a tick for which the leader's clock, as of the tick, tells which records are of the future.
-    pub(super) read_for: Duration,
+    pub(super) reading: ReadingRules,
+    /// The interval of ticks.
+    pub(super) tick: Duration,
+}
+
+impl Rules {
+    /// The time after a tick for which the leader's clock, as of the tick, tells which records are of the future: half
+    /// of what records may be ahead, so that none of the present is taken for one of the future.
+    fn read_for(&self) -> Duration {
+        self.tick + Duration::from_millis(self.reading.max_ahead_ms / 2)
+    }
+
+    fn decoder(&self) -> Decoder {
+        let input_timezone = self.reading.input_timezone.clone();
+        Decoder::new(record::Options { input_timezone })
+    }
 }
 
 /// The event times of records that count.
@@ -67,7 +75,7 @@ pub(super) struct Ingest {
     /// Whether the worker reads nothing, since the leader's clock was set forward and may be wrong.
     undecided: bool,
     sampler: Sampler,
-    dead_letters: Option<BufferedProducer>,
+    set_aside: SetAside,
     /// The records of a message whose event times may be far from each other, each with whether it states
     /// packets.
     records: Vec<(Record, bool)>,
@@ -159,7 +167,7 @@ impl Tally<'_> {
         latest: u64,
         records: &mut Vec<(Record, bool)>,
     ) -> Result<Option<Format>, RecordError> {
-        let max_behind_ms = self.rules.max_behind_ms;
+        let max_behind_ms = self.rules.reading.max_behind_ms;
         let span_max = record::span_max(received.message.payload.unwrap_or_default());
         if span_max <= max_behind_ms {
             let earliest = received.reached.unwrap_or(0).saturating_sub(max_behind_ms);
@@ -205,15 +213,14 @@ impl Tally<'_> {
 impl Ingest {
     pub(super) fn new(
         reader: TopicReader,
-        decoder: Decoder,
         rules: Rules,
         peers: usize,
-        dead_letters: Option<BufferedProducer>,
+        set_aside: SetAside,
     ) -> Self {
         let counts = InputCounts::new(reader.topic().address());
         Ingest {
             reader,
-            decoder,
+            decoder: rules.decoder(),
             rules,
             gathered: Gathered {
                 combiner: Combiner::new(peers),
@@ -224,14 +231,20 @@ impl Ingest {
             clock: None,
             undecided: false,
             sampler: Sampler::default(),
-            dead_letters,
+            set_aside,
             records: Vec::new(),
         }
     }
 
+    /// Sets the rules for what is read from now on.
+    pub(super) fn set_rules(&mut self, reading: ReadingRules) {
+        self.rules.reading = reading;
+        self.decoder = self.rules.decoder();
+    }
+
     /// Whether it has gathered as much as a tick should hold.
     pub(super) fn is_full(&self) -> bool {
-        self.gathered.is_full()
+        self.gathered.is_full() || self.set_aside.needs_tick()
     }
 
     /// Notes the leader's time.
@@ -243,14 +256,14 @@ impl Ingest {
     /// Consumes messages that are there, a batch at most, as long as there is capacity for their records. Returns the
     /// number of messages.
     pub(super) fn read(&mut self) -> Result<usize, Failure> {
-        if !self.dead_letters_have_capacity()? || self.is_full() || self.undecided {
+        if !self.set_aside.has_capacity()? || self.is_full() || self.undecided {
             return Ok(0);
         }
-        let is_recent = |clock: &&Clock| clock.set_at.elapsed() <= self.rules.read_for;
+        let is_recent = |clock: &&Clock| clock.set_at.elapsed() <= self.rules.read_for();
         let Some(clock) = self.clock.as_ref().filter(is_recent) else {
             return Ok(0);
         };
-        let latest = clock.horizon.saturating_add(self.rules.max_ahead_ms);
+        let latest = clock.horizon.saturating_add(self.rules.reading.max_ahead_ms);
         let mut messages = 0;
         self.consume(latest, false, |reader, each| {
             messages = reader.poll(each)?;
@@ -270,11 +283,12 @@ impl Ingest {
             _ => None,
         });
         let bounds: BTreeMap<i32, i64> = bounds.collect();
-        if !self.dead_letters_have_capacity()? {
+        // A tick that is repeated holds as much as it did.
+        if !self.set_aside.needs_tick() && !self.set_aside.has_capacity()? {
             return Ok(false);
         }
         let horizon = self.clock.as_ref().map_or(0, |clock| clock.horizon);
-        let latest = horizon.saturating_add(self.rules.max_ahead_ms);
+        let latest = horizon.saturating_add(self.rules.reading.max_ahead_ms);
         let mut is_done = false;
         self.consume(latest, true, |reader, each| {
             is_done = reader.read_until(&bounds, each)?;
@@ -307,8 +321,8 @@ impl Ingest {
         let name = &topic.address().topic;
         // Once it is known that the topic holds records, no message is inspected for this.
         let contents = Some(topic.contents()).filter(|contents| !contents.is_decided());
-        let Ingest { reader, decoder, rules, gathered, sampler, dead_letters, records, .. } = self;
-        let mut set_aside = 0;
+        let Ingest { reader, decoder, rules, gathered, sampler, set_aside, records, .. } = self;
+        let mut bytes = 0;
         poll(reader, &mut |received| {
             let mut message = Tally { gathered, rules, times: None, counted: 0, refused: None };
             if contents.is_some_and(|contents| !contents.is_decided() && received.is_dead_letter())
@@ -328,14 +342,13 @@ impl Ingest {
             note_contents(contents, refused.map(|(why, _)| why), counted);
             if let Some((why, time)) = refused {
                 log_sample(sampler, name, &received, why, time);
-                if let Some(dead_letters) = dead_letters {
+                if set_aside.is_kept() {
                     let origin = origin(name, received.partition, received.offset);
-                    let message = OwnedMessage::dead(&received.message, origin, why.as_str());
-                    set_aside += message.size();
-                    dead_letters.enqueue(message);
+                    let letter = OwnedMessage::dead(&received.message, origin, why.as_str());
+                    bytes += set_aside.add(letter);
                 }
             }
-            match !is_repeated && gathered.is_full() || set_aside >= SET_ASIDE_BYTES {
+            match !is_repeated && gathered.is_full() || SetAside::is_enough(bytes) {
                 true => ControlFlow::Break(times),
                 false => ControlFlow::Continue(times),
             }
@@ -346,22 +359,17 @@ impl Ingest {
         Ok(())
     }
 
-    fn dead_letters_have_capacity(&mut self) -> Result<bool, Failure> {
-        let Some(dead_letters) = &mut self.dead_letters else { return Ok(true) };
-        dead_letters.poll()?;
-        Ok(dead_letters.has_capacity())
-    }
-
-    /// Takes out everything gathered: updates, and the windows of all records.
-    pub(super) fn take_gathered(&mut self) -> (Vec<UpdateBatch>, BTreeSet<Window>) {
+    /// Takes out everything gathered: updates, the windows of all records, and messages that can't be counted.
+    pub(super) fn take_gathered(&mut self) -> TickRecords {
         let gathered = &mut self.gathered;
         let seen = std::mem::take(&mut gathered.seen);
         gathered.last_seen = None;
         let update_batches = gathered.combiner.take();
+        let dead_letters = self.set_aside.take();
         match self.reader.topic().is_lost() {
             // The records may be of another topic, which has the name now.
-            true => Default::default(),
-            false => (update_batches, seen),
+            true => TickRecords::default(),
+            false => TickRecords { update_batches, seen, dead_letters, ..TickRecords::default() },
         }
     }
 
@@ -398,9 +406,9 @@ impl Ingest {
         moved.map(mark).collect()
     }
 
-    /// Returns the sink of unreadable messages; `None` unless `--dead-letter` is set.
+    /// Returns the topic to which messages that can't be counted are sent at once, if they are.
     pub(super) fn dead_letters(&self) -> Option<&BufferedProducer> {
-        self.dead_letters.as_ref()
+        self.set_aside.topic()
     }
 
     /// Keeps partitions from running too far ahead of the slowest one.
@@ -426,7 +434,7 @@ impl Ingest {
 
     /// Waits until what it has set aside is kept.
     pub(super) fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
-        self.dead_letters.as_mut().map_or(Ok(()), |dead_letters| dead_letters.finish(give_up))
+        self.set_aside.finish(give_up)
     }
 }
 

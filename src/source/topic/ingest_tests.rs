@@ -2,9 +2,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use floodmark_dataflows::types::{Pair, Prefix, Volume};
+use jiff::tz::TimeZone;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
+use super::super::set_aside::SET_ASIDE_BYTES;
 use super::*;
 use crate::kafka::{
     Address, ClientOptions, Outgoing, Producer, Sent, SourceOptions, Start, Topic, Tuning,
@@ -41,10 +43,10 @@ impl Mock {
     }
 
     fn ingest(&self, filter: Filter) -> Ingest {
-        self.ingest_with(filter, None)
+        self.ingest_with(filter, SetAside::None)
     }
 
-    fn ingest_with(&self, filter: Filter, dead_letters: Option<BufferedProducer>) -> Ingest {
+    fn ingest_with(&self, filter: Filter, set_aside: SetAside) -> Ingest {
         let options = SourceOptions {
             start: Start::Earliest,
             idle_timeout: Duration::from_secs(1),
@@ -61,11 +63,14 @@ impl Mock {
         let rules = Rules {
             windows,
             filter,
-            max_ahead_ms: 0,
-            max_behind_ms: u64::MAX,
-            read_for: Duration::MAX,
+            reading: ReadingRules {
+                max_ahead_ms: 0,
+                max_behind_ms: u64::MAX,
+                input_timezone: TimeZone::UTC,
+            },
+            tick: Duration::from_secs(3600),
         };
-        let mut ingest = Ingest::new(source, Decoder::default(), rules, 1, dead_letters);
+        let mut ingest = Ingest::new(source, rules, 1, set_aside);
         ingest.set_time(LeaderTime { now: 0, horizon: u64::MAX, undecided: false });
         ingest
     }
@@ -140,17 +145,26 @@ fn dead_letters_of_a_batch_are_set_aside_up_to_the_bound_and_one_message() {
     let options = ClientOptions::default();
     let letters = BufferedProducer::open(&aside.address, &options, Tuning::for_latency());
     let letters = letters.unwrap_or_else(|failure| panic!("{:#}", failure.error));
-    let mut ingest = mock.ingest_with(Filter::default(), Some(letters));
-    let (mut taken, began) = (0, Instant::now());
     let most = SET_ASIDE_BYTES.div_ceil(BYTES);
-    while taken < MESSAGES {
-        assert!(began.elapsed() < STUCK_AFTER, "stuck after {taken} messages");
-        let took = ingest.read().unwrap_or_else(|failure| panic!("{:#}", failure.error));
-        assert!(took <= most, "{took} letters at once");
-        taken += took;
-        if took == 0 {
-            std::thread::sleep(Duration::from_millis(1));
+    for (set_aside, of_ticks) in
+        [(SetAside::Sent(Box::new(letters)), 0), (SetAside::of_tick(), MESSAGES)]
+    {
+        let mut ingest = mock.ingest_with(Filter::default(), set_aside);
+        let (mut taken, mut of_tick, began) = (0, 0, Instant::now());
+        while taken < MESSAGES {
+            assert!(began.elapsed() < STUCK_AFTER, "stuck after {taken} messages");
+            let took = ingest.read().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+            assert!(took <= most, "{took} letters at once");
+            taken += took;
+            if took == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if ingest.is_full() || taken == MESSAGES {
+                let letters = ingest.take_gathered().dead_letters.len();
+                assert!(letters <= most, "{letters} letters of a tick");
+                of_tick += letters;
+            }
         }
+        assert_eq!((taken, of_tick), (MESSAGES, of_ticks));
     }
-    assert_eq!(taken, MESSAGES);
 }

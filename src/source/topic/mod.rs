@@ -1,11 +1,13 @@
 //! A topic as a source: each worker reads partitions of its own.
 //!
-//! - `ingest`: turns messages into the records that a tick counts; `refused`: reasons for rejecting them.
+//! - `ingest`: turns messages into the records that a tick counts; `refused`: reasons for rejecting them; `set_aside`:
+//!   messages that can't be counted.
 //! - `counts`: the metrics of the input.
 
 mod counts;
 mod ingest;
 mod refused;
+mod set_aside;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,14 +15,13 @@ use std::time::{Duration, Instant};
 
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::time::Windows;
-use jiff::tz::TimeZone;
 
 use self::ingest::{Ingest, Rules};
-use super::{Demand, Filter, LeaderTime, Source, SourceState, TickRecords};
+use self::set_aside::SetAside;
+use super::{Demand, Filter, LeaderTime, ReadingRules, Source, SourceState, TickRecords};
 use crate::base::error::Failure;
 use crate::computation::EventTimeReached;
 use crate::kafka::{BufferedProducer, ResumePosition, Topic, TopicReader};
-use crate::record::{self, Decoder};
 use crate::sink::SinkState;
 
 /// Interval between two commits of offsets.
@@ -33,6 +34,17 @@ const DEAD_LETTERS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Opens the sink of unreadable messages.
 pub type OpenDeadLetters = Arc<dyn Fn() -> Result<BufferedProducer, Failure> + Send + Sync>;
 
+/// The place of messages that can't be counted.
+#[derive(Clone)]
+pub enum DeadLetterOutput {
+    /// None are kept.
+    None,
+    /// Each worker sends its own.
+    Sent(OpenDeadLetters),
+    /// They are outputs of their ticks.
+    OfTick,
+}
+
 /// The rules by which records of a topic are read.
 #[derive(Clone)]
 pub struct Options {
@@ -42,22 +54,20 @@ pub struct Options {
     pub windows: Windows,
     /// The filter of the pairs that count.
     pub filter: Filter,
-    /// Greatest distance of a record ahead of the leader's clock, in milliseconds.
-    pub max_ahead_ms: u64,
-    /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
-    pub max_behind_ms: u64,
+    /// The rules that may be others in a run that continues an earlier one.
+    pub rules: ReadingRules,
     /// The interval of ticks.
     pub tick: Duration,
-    /// The zone of times in records that state none.
-    pub input_timezone: TimeZone,
-    /// Opens the sink of unreadable messages; `None` unless they are kept.
-    pub dead_letters: Option<OpenDeadLetters>,
+    /// The place of messages that can't be counted.
+    pub dead_letters: DeadLetterOutput,
 }
 
 /// The partitions of one worker.
 pub struct Partitions {
     worker: usize,
     ingest: Ingest,
+    /// The rules of ticks that are not repeated.
+    rules: ReadingRules,
     /// The offsets after the last messages that the partitions held when the topic was opened.
     ends: BTreeMap<i32, i64>,
     /// Whether ticks of an earlier run are repeated: partitions are read as these tell.
@@ -74,7 +84,8 @@ pub struct Partitions {
 }
 
 impl Partitions {
-    /// Opens the partitions of a worker of so many, where an earlier run has left them if it is continued. This thread is woken when there is something to read.
+    /// Opens the partitions of a worker of so many, where an earlier run has left them if it is continued. This thread is
+    /// woken when there is something to read.
     pub fn open(
         options: &Options,
         worker: usize,
@@ -89,17 +100,17 @@ impl Partitions {
             options.topic.contents().saw_record();
         }
         let reader = TopicReader::open(options.topic.clone(), worker, workers, wake, resumed)?;
-        let decoder =
-            Decoder::new(record::Options { input_timezone: options.input_timezone.clone() });
         let rules = Rules {
             windows: options.windows,
             filter: options.filter.clone(),
-            max_ahead_ms: options.max_ahead_ms,
-            max_behind_ms: options.max_behind_ms,
-            // Half of what records may be ahead, so that none of the present is taken for one of the future.
-            read_for: options.tick + Duration::from_millis(options.max_ahead_ms / 2),
+            reading: options.rules.clone(),
+            tick: options.tick,
         };
-        let dead_letters = options.dead_letters.as_ref().map(|open| open()).transpose()?;
+        let set_aside = match &options.dead_letters {
+            DeadLetterOutput::None => SetAside::None,
+            DeadLetterOutput::Sent(open) => SetAside::Sent(Box::new(open()?)),
+            DeadLetterOutput::OfTick => SetAside::of_tick(),
+        };
         let positions = reader.positions();
         let is_ours =
             |partition: &i32| positions.binary_search_by_key(partition, |at| at.0).is_ok();
@@ -110,7 +121,8 @@ impl Partitions {
             ends,
             is_repeating,
             slowest_in: None,
-            ingest: Ingest::new(reader, decoder, rules, workers, dead_letters),
+            rules: options.rules.clone(),
+            ingest: Ingest::new(reader, rules, workers, set_aside),
             positions: VecDeque::new(),
             done: Vec::new(),
             uncommitted: false,
@@ -142,8 +154,7 @@ impl Source for Partitions {
     }
 
     fn take_records(&mut self, _: u64) -> TickRecords {
-        let (update_batches, seen) = self.ingest.take_gathered();
-        TickRecords { update_batches, seen, ..TickRecords::default() }
+        self.ingest.take_gathered()
     }
 
     fn progress(
@@ -170,6 +181,10 @@ impl Source for Partitions {
         self.ingest.set_time(time);
     }
 
+    fn set_rules(&mut self, rules: &ReadingRules) {
+        self.ingest.set_rules(rules.clone());
+    }
+
     fn repeat(&mut self, tick: u64, marks: &[SourceProgress]) -> Result<bool, Failure> {
         if !self.ingest.repeat(marks)? {
             return Ok(false);
@@ -180,6 +195,7 @@ impl Source for Partitions {
 
     fn end_repetition(&mut self) -> Result<(), Failure> {
         self.is_repeating = false;
+        self.ingest.set_rules(self.rules.clone());
         self.ingest.end_repetition()
     }
 

@@ -128,6 +128,8 @@ pub(super) enum EditTime {
 pub(super) struct Step {
     pub(super) shape: Shape,
     pub(super) options: &'static str,
+    /// Options that hold from the first new tick on.
+    pub(super) rules: &'static str,
     pub(super) edit: EditTime,
     pub(super) event: Event,
     /// Time from the event to the action.
@@ -219,6 +221,12 @@ fn draw_step(random: &mut Random, action: Action, before: Option<Action>) -> Ste
             "--checkpoint-interval 200ms --tick 20ms",
             "--checkpoint-interval 200ms --tick 200ms",
             "--checkpoint-interval 700ms --tick 50ms",
+        ]),
+        rules: random.pick(&[
+            "--lateness 10m",
+            "--lateness 10m",
+            "--lateness 12m --max-gap 48h",
+            "--lateness 1h --max-behind 2h --max-ahead 1m",
         ]),
         edit: random.pick(&[EditTime::Before, EditTime::During, EditTime::Never]),
         event,

@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use super::disk::{bound_files, exchange, lose_writes, newest};
 use super::limits::Limits;
 use super::plan::{Action, EditTime, Event, Plan, Shape, Step};
-use crate::common::broker::{Broker, random_name};
+use crate::common::broker::{Broker, random_name, read_all};
 use crate::common::postgres::Postgres;
 use crate::live::kit::TopicFeed;
 use crate::live::restarts::check;
@@ -28,12 +28,15 @@ const SPAN_MS: u64 = 4 * 3600 * 1000;
 
 const SILENCE_MS: u64 = 25 * 60 * 1000;
 
-/// Packets come up to this late, which is less than the lateness of the runs.
+/// Packets come up to this late, which is less than the lateness of any run.
 const JITTER_MS: u64 = 8 * 60 * 1000;
 
 /// All windows stay in memory, so that every edit of limits applies to them.
-const OPTIONS: &str = "--window 5m --lateness 10m --retention 1000h --idle-timeout 1h --create-topic --state state \
+const OPTIONS: &str = "--window 5m --retention 1000h --idle-timeout 1h --create-topic --state state \
                        --hang-timeout 2s -X reconnect.backoff.max.ms=200";
+
+/// Packets from one message that can't be counted to the next.
+const LETTER_INTERVAL: usize = 40;
 
 const PARTITIONS: u64 = 3;
 
@@ -66,6 +69,7 @@ pub(super) struct Scenario<'a> {
     from: Address,
     to: Address,
     totals: Address,
+    dead_letters: Address,
     feed: TopicFeed,
     packets: std::vec::IntoIter<Packet>,
     limits: Limits,
@@ -109,6 +113,11 @@ fn partition(packet: &Packet) -> i32 {
     (pair.bytes().map(u64::from).sum::<u64>() % PARTITIONS) as i32
 }
 
+/// A message that can't be counted.
+fn letter(number: usize) -> String {
+    format!("letter {number}")
+}
+
 fn sleep(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
@@ -132,6 +141,7 @@ impl<'a> Scenario<'a> {
             from: from.clone(),
             to: new("alerts"),
             totals: new("totals"),
+            dead_letters: new("dead"),
             feed: TopicFeed::to(&from),
             packets: packets.into_iter(),
             limits,
@@ -164,6 +174,10 @@ impl<'a> Scenario<'a> {
 
     fn send(&mut self, count: usize) {
         for packet in self.packets.by_ref().take(count) {
+            let sent = self.feed.sent().len();
+            if sent.is_multiple_of(LETTER_INTERVAL) {
+                self.feed.send_raw(partition(&packet), None, letter(sent).as_bytes(), packet.ms);
+            }
             self.feed.send(partition(&packet), packet);
         }
     }
@@ -173,9 +187,10 @@ impl<'a> Scenario<'a> {
     }
 
     fn line(&self, shape: Shape, options: &str) -> String {
-        let Scenario { from, to, totals, .. } = self;
+        let Scenario { from, to, totals, dead_letters, .. } = self;
         format!(
-            "run --from {from} --to {to} --publish {totals} --limits {} {OPTIONS} {} {options} {}",
+            "run --from {from} --to {to} --publish {totals} --dead-letter {dead_letters} --limits {} {OPTIONS} {} \
+             {options} {}",
             self.limits.uri(),
             self.plan.options,
             shape.options()
@@ -189,7 +204,7 @@ impl<'a> Scenario<'a> {
         let before = newest(&self.state());
         let short =
             if step.action == Action::Outlast { "-X transaction.timeout.ms=3000" } else { "" };
-        let line = self.line(step.shape, &format!("{} {short}", step.options));
+        let line = self.line(step.shape, &format!("{} {} {short}", step.options, step.rules));
         let run = self.place.floodmark(&line);
         let mut run = match step.action {
             Action::Panic => {
@@ -405,7 +420,8 @@ impl<'a> Scenario<'a> {
 
     /// Starts a run that can't use the state.
     fn rejected_start(&self, step: &Step) -> Done {
-        let line = self.line(step.shape.without_restart(), step.options);
+        let options = format!("{} {}", step.options, step.rules);
+        let line = self.line(step.shape.without_restart(), &options);
         self.place.floodmark(&line).run().expect(69)
     }
 
@@ -453,11 +469,18 @@ impl<'a> Scenario<'a> {
 
     /// Runs to the end of the topic, and compares all outputs with a replay.
     fn finish(&mut self) {
-        let line = format!("{} --until-end", self.line(self.plan.last, ""));
+        let line = format!("{} --until-end", self.line(self.plan.last, "--lateness 10m"));
         let done = self.place.floodmark(&line).run();
         self.note(&done, &[0]);
         self.limits.export(&self.place);
         check(&self.place, &self.to, "made.pcap --totals totals.csv");
         assert_same(&self.place.read("totals.csv"), &csv(&self.totals), || "totals".into());
+        let kept = read_all(&self.dead_letters);
+        let mut kept: Vec<_> = kept.iter().map(|letter| letter.text().to_owned()).collect();
+        let sent = (0..self.feed.sent().len()).step_by(LETTER_INTERVAL).map(letter);
+        let mut sent: Vec<_> = sent.collect();
+        kept.sort();
+        sent.sort();
+        assert_eq!(kept, sent, "dead letters");
     }
 }
