@@ -348,7 +348,8 @@ impl Ingest {
                     bytes += set_aside.add(letter);
                 }
             }
-            match !is_repeated && gathered.is_full() || SetAside::is_enough(bytes) {
+            let is_full = gathered.is_full() || set_aside.needs_tick();
+            match !is_repeated && is_full || SetAside::is_enough(bytes) {
                 true => ControlFlow::Break(times),
                 false => ControlFlow::Continue(times),
             }
