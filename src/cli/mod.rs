@@ -27,6 +27,7 @@ pub mod run;
 mod run_lines;
 mod run_outputs;
 mod run_state;
+mod run_topics;
 pub mod sending;
 pub mod source;
 pub mod state;

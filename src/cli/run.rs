@@ -14,7 +14,8 @@ use super::cluster::{Restart, Stall};
 use super::judging::Judging;
 use super::run_lines::LineOutputs;
 use super::run_outputs::{OutputArgs, topic};
-use super::run_state::{Opening, PublishedTopics, RunState};
+use super::run_state::{Opening, RunState};
+use super::run_topics::{PublishedTopics, check_input};
 use super::source::{Reading, shown_start, start};
 use crate::base::date::format_ms;
 use crate::base::duration;
@@ -211,6 +212,11 @@ impl Args {
                 };
                 return Err(usage(anyhow!("{first} and {option} are both \"{place}\": {why}")));
             }
+        }
+        if self.run_state.state.is_some() {
+            let alerts = self.outputs.topics()?;
+            let others = self.outputs.publish.iter().chain(&self.reading.dead_letter);
+            check_input(&self.from, alerts.iter().chain(others))?;
         }
         let writes_topics = self.outputs.write_topics() || self.reading.dead_letter.is_some();
         if self.outputs.create_topic && !writes_topics {

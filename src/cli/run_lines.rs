@@ -20,7 +20,7 @@ pub(super) struct LineOutputs<'a> {
 
 impl LineOutputs<'_> {
     /// Returns the names under which the lines of each are logged, from any working directory.
-    fn logged_names(&self) -> Vec<String> {
+    pub(super) fn logged_names(&self) -> Vec<String> {
         let absolute = |name: &String| match name.as_str() {
             "-" => name.clone(),
             path => std::path::absolute(path)
@@ -57,18 +57,20 @@ impl LineOutputs<'_> {
         Ok(())
     }
 
-    /// Opens all outputs, which have everything up to tick `durable`.
+    /// Opens all outputs, which have everything up to tick `durable`, but for those that are new.
     pub(super) fn open(
         &self,
         state: &OwnedState,
         log: LineLog,
         durable: u64,
+        is_new: &dyn Fn(&str) -> bool,
     ) -> Result<Option<BoxedSink>, Failure> {
         if self.names.is_empty() {
             return Ok(None);
         }
-        let streams = (self.open)()?;
         let names = self.logged_names();
+        let are_new = names.iter().map(|name| is_new(name) && !log.has(name));
+        let streams = (self.open)()?.into_iter().zip(are_new).collect();
         let writer = LineLogWriter::start(state.store().clone(), state.incarnation(), log, names)?;
         let lines = RecordedLines::new(streams, writer, durable);
         Ok(Some(match self.only_difference {

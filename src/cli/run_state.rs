@@ -10,11 +10,12 @@ use floodmark_dataflows::time::END_OF_INPUT;
 use floodmark_dataflows::types::Prefix;
 
 use super::run_lines::{BoxedSink, LineOutputs};
+use super::run_topics::{ClusterTopics, Messages, PublishedTopics};
 use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure};
 use crate::base::network;
-use crate::kafka::topics::{self, Plan, TopicConfig};
+use crate::kafka::topics::{self, Plan};
 use crate::kafka::{
     Address, ClientOptions, FencedProducer, ReadTo, TickLog, Topic, TransactionOptions,
 };
@@ -59,78 +60,6 @@ pub(super) struct RunState {
     /// The windows that lack messages are partial.
     #[arg(long, requires = "state")]
     pub(super) accept_gap: bool,
-}
-
-/// The topics that a run with a state publishes to.
-#[derive(Default)]
-pub(super) struct PublishedTopics {
-    /// The topics of alerts.
-    pub(super) alerts: Vec<TopicConfig>,
-    /// The topic of totals.
-    pub(super) totals: Option<TopicConfig>,
-    /// The topic of messages that can't be counted.
-    pub(super) dead_letters: Option<TopicConfig>,
-}
-
-/// The messages of a topic.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Messages {
-    Alerts,
-    Totals,
-    Uncounted,
-}
-
-impl PublishedTopics {
-    fn all(&self) -> impl Iterator<Item = (&TopicConfig, Messages)> {
-        let alerts = self.alerts.iter().map(|topic| (topic, Messages::Alerts));
-        let totals = self.totals.iter().map(|topic| (topic, Messages::Totals));
-        let letters = self.dead_letters.iter().map(|topic| (topic, Messages::Uncounted));
-        alerts.chain(totals).chain(letters)
-    }
-
-    /// Returns the topics of each cluster, which get the messages of a tick together.
-    ///
-    /// # Errors
-    /// A topic has the name of the topic of records.
-    pub(super) fn clusters(&self) -> Result<Vec<ClusterTopics>, Failure> {
-        let mut clusters = Vec::<ClusterTopics>::new();
-        for (topic, messages) in self.all() {
-            let address = &topic.address;
-            let is_there = |cluster: &&mut ClusterTopics| cluster.log.brokers == address.brokers;
-            let cluster = match clusters.iter_mut().find(is_there) {
-                Some(cluster) => cluster,
-                None => {
-                    let log =
-                        Address { topic: format!("{}-progress", address.topic), ..address.clone() };
-                    clusters.push(ClusterTopics { log, topics: Vec::new() });
-                    clusters.last_mut().expect("it was added just now")
-                }
-            };
-            cluster.topics.push((topic.clone(), messages));
-        }
-        for ClusterTopics { log, topics } in &clusters {
-            if topics.iter().any(|(topic, _)| topic.address.topic == log.topic) {
-                let error = anyhow!(
-                    "\"{log}\" gets the records of ticks (--state): it can't get other messages"
-                );
-                return Err(Failure::new(Exit::Usage, error));
-            }
-        }
-        Ok(clusters)
-    }
-}
-
-/// The topics of one cluster.
-pub(super) struct ClusterTopics {
-    /// The topic of the records of ticks.
-    log: Address,
-    topics: Vec<(TopicConfig, Messages)>,
-}
-
-impl ClusterTopics {
-    fn configs(&self) -> impl Iterator<Item = &TopicConfig> {
-        self.topics.iter().map(|(topic, _)| topic)
-    }
 }
 
 /// A cluster on which the transactions of earlier owners have ended, and what they have logged there.
@@ -245,7 +174,7 @@ impl Opening<'_> {
             binding,
             interval: Duration::from_millis(self.options.checkpoint_interval),
             last: checkpoint.clone(),
-            topics: self.topics.all().map(|(topic, _)| topic.address.to_string()).collect(),
+            outputs: self.output_names(),
         };
         let recovered = Recovered { checkpoint, limits, records, durable, ends };
         let rules = self.rules.clone();
@@ -301,9 +230,12 @@ impl Opening<'_> {
         logs: Logs,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Vec<BoxedSink>, Failure> {
-        let Logs { topics, lines, logged_lines, durable, .. } = logs;
+        let Logs { topics, lines, logged_lines, records, durable } = logs;
         let mut sinks = Vec::<BoxedSink>::new();
-        sinks.extend(self.lines.open(state, lines, logged_lines.unwrap_or(durable))?);
+        let is_continued = checkpoint.tick > 0 || !records.is_empty();
+        let is_new =
+            |name: &str| is_continued && !checkpoint.outputs.iter().any(|output| output == name);
+        sinks.extend(self.lines.open(state, lines, logged_lines.unwrap_or(durable), &is_new)?);
         for (cluster, LogOfTopics { log, logged, compares }) in clusters.into_iter().zip(topics) {
             let is_logged = logged > Some(0) && !compares;
             let contents = self.contents(cluster.topics, checkpoint, is_logged, gives_up)?;
@@ -382,6 +314,12 @@ impl Opening<'_> {
         last
     }
 
+    /// The names of all outputs.
+    fn output_names(&self) -> Vec<String> {
+        let topics = self.topics.all().map(|(topic, _)| topic.address.to_string());
+        topics.chain(self.lines.logged_names()).collect()
+    }
+
     /// The name of the records of this state: a run that starts over has others.
     fn run_id(&self) -> String {
         format!("{}/{}", self.run.group, self.nonce)
@@ -424,7 +362,7 @@ impl Opening<'_> {
             clock: Vec::new(),
             partitions: self.topic.starts().iter().map(position).collect(),
             windows: BTreeMap::new(),
-            topics: Vec::new(),
+            outputs: Vec::new(),
             limits: SavedLimits::default(),
             records: Vec::new(),
         };
@@ -503,7 +441,7 @@ impl Opening<'_> {
             let alerts = Alerts::new(windows, Some(self.run.headers()));
             // Any tick of the log was committed to all topics of its time.
             let is_new = checkpoint.tick == 0;
-            if is_logged && (is_new || checkpoint.topics.contains(&topic.address.to_string())) {
+            if is_logged && (is_new || checkpoint.outputs.contains(&topic.address.to_string())) {
                 contents.push(Box::new(alerts));
                 continue;
             }

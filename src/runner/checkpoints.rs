@@ -45,8 +45,8 @@ pub struct CheckpointConfig {
     pub interval: Duration,
     /// The checkpoint that the run continues from.
     pub last: Manifest,
-    /// The topics that the run publishes to.
-    pub topics: Vec<String>,
+    /// The names of the outputs of the run.
+    pub outputs: Vec<String>,
 }
 
 /// The rows of limits at a tick, each with its set.
@@ -95,14 +95,14 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     pub(super) fn new(config: CheckpointConfig, workers: usize) -> Self {
-        let CheckpointConfig { mut state, binding, interval, last, topics } = config;
+        let CheckpointConfig { mut state, binding, interval, last, outputs } = config;
         let files = state.take_files();
         let current = Manifest {
             binding,
             incarnation: state.incarnation(),
             sequence: 0,
             records: Vec::new(),
-            topics,
+            outputs,
             ..last.clone()
         };
         counter!("floodmark_state_checkpoints_total").increment(0);

@@ -51,7 +51,12 @@ impl<S: Sink> Sink for OnlyDifference<S> {
 
     fn close_restored(&mut self, closed: &ClosedTick<'_>) {
         let ClosedTick { tick, outputs, catalog, .. } = *closed;
-        self.difference.end_tick(tick, &outputs.retired, catalog);
+        let shown = self.difference.end_tick(tick, &outputs.retired, catalog);
+        let shown = PublishedChanges::Difference(shown);
+        for sink in &mut self.sinks {
+            sink.restore(&shown, catalog);
+            sink.close_restored(closed);
+        }
     }
 
     fn durable(&self) -> Option<u64> {
@@ -101,6 +106,7 @@ impl<S: Sink> Sink for OnlyDifference<S> {
     }
 
     fn deferred_versions(&self) -> HashSet<VersionId> {
-        self.difference.versions()
+        let of_sinks = self.sinks.iter().flat_map(Sink::deferred_versions);
+        self.difference.versions().into_iter().chain(of_sinks).collect()
     }
 }

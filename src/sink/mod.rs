@@ -5,7 +5,7 @@
 //! sink knows nothing of the others.
 //!
 //! - `stream`: lines that a thread of its own writes, for a run; `recorded`: the same after the records of ticks, for a
-//!   run with a state; `file`: files that are written at once, for a replay.
+//!   run with a state, with what stands (`standing`) first where an output is new; `file`: files that are written at once, for a replay.
 //! - `topic`: messages to topics; `transactional`: the same in transactions, with the records of ticks; `reconcile`: the
 //!   changes that differ from the alerts of an earlier run (`published`); `dead_letters`: the messages that their brokers
 //!   refuse.
@@ -21,6 +21,7 @@ mod hub;
 mod published;
 mod reconcile;
 mod recorded;
+mod standing;
 mod state;
 mod stream;
 mod topic;

@@ -1,14 +1,18 @@
 //! Lines for files and standard output of a run with a state: the state has the record and the lines of a tick before
 //! they are written, so that another run knows what it need not write again, and what a file lacks.
 //!
+//! An output that the run before did not have begins with the violations that stand.
+//!
 //! While the state can't be written, lines are written nevertheless: a run that starts again may repeat these.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use floodmark_dataflows::types::VersionId;
 use metrics::counter;
 
+use super::standing::Standing;
 use super::state::{SinkState, StallTimer};
 use super::stream::Stream;
 use super::{ClosedTick, Sink};
@@ -25,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Streams whose lines are in the state first.
 pub struct RecordedLines {
     streams: Vec<Stream>,
+    /// Whether each stream is one that the run before did not have.
+    are_new: Vec<bool>,
+    /// The violations that stand, until these have them; `None`: there is none.
+    standing: Option<Standing>,
     log: LineLogWriter,
     /// The lines of the tick under way, of each stream.
     lines: Vec<Vec<u8>>,
@@ -66,10 +74,13 @@ impl Waiting {
 }
 
 impl RecordedLines {
-    /// Creates the sink, of streams that have everything up to tick `durable`.
-    pub fn new(streams: Vec<Stream>, log: LineLogWriter, durable: u64) -> Self {
+    /// Creates the sink, of streams that have everything up to tick `durable`, but for those that are new.
+    pub fn new(streams: Vec<(Stream, bool)>, log: LineLogWriter, durable: u64) -> Self {
+        let (streams, are_new): (Vec<Stream>, Vec<bool>) = streams.into_iter().unzip();
         streams.iter().for_each(Stream::sync_files);
         RecordedLines {
+            standing: are_new.contains(&true).then(Standing::default),
+            are_new,
             lines: streams.iter().map(|_| Vec::new()).collect(),
             withheld: streams.iter().map(|_| 0).collect(),
             streams,
@@ -83,6 +94,17 @@ impl RecordedLines {
             unwritten: VecDeque::new(),
             durable,
             fault: None,
+        }
+    }
+
+    /// Adds the violations that stand to the lines of streams that do not have them.
+    fn add_standing(&mut self, tick: u64, catalog: &Catalog) {
+        let Some(standing) = self.standing.take() else { return };
+        let raised = standing.into_raised();
+        let raised = PublishedChanges::OfTick(tick, &raised);
+        let streams = self.streams.iter().zip(&mut self.lines).zip(&self.are_new);
+        for ((stream, lines), _) in streams.filter(|(_, is_new)| **is_new) {
+            lines.extend(stream.lines(&raised, catalog));
         }
     }
 
@@ -171,13 +193,29 @@ impl Sink for RecordedLines {
         changes: &PublishedChanges<'_>,
         catalog: &Catalog,
     ) -> Result<(), WriteError> {
+        if let Some((tick, _)) = changes.iter().next() {
+            self.add_standing(tick, catalog);
+        }
         for (stream, lines) in self.streams.iter().zip(&mut self.lines) {
             lines.extend(stream.lines(changes, catalog));
         }
         Ok(())
     }
 
+    fn restore(&mut self, changes: &PublishedChanges<'_>, _: &Catalog) {
+        if let Some(standing) = &mut self.standing {
+            standing.apply(changes);
+        }
+    }
+
+    fn close_restored(&mut self, closed: &ClosedTick<'_>) {
+        if let Some(standing) = &mut self.standing {
+            standing.forget(&closed.outputs.retired);
+        }
+    }
+
     fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+        self.add_standing(closed.tick, closed.catalog);
         let mut of_tick = Vec::new();
         for ((stream, lines), withheld) in
             self.streams.iter().zip(&mut self.lines).zip(&mut self.withheld)
@@ -263,5 +301,13 @@ impl Sink for RecordedLines {
 
     fn states(&mut self, states: &mut Vec<SinkState>) {
         self.streams.iter_mut().for_each(|stream| stream.states(states));
+    }
+
+    fn defers(&self) -> bool {
+        self.standing.is_some()
+    }
+
+    fn deferred_versions(&self) -> HashSet<VersionId> {
+        self.standing.as_ref().map(Standing::versions).unwrap_or_default()
     }
 }

@@ -109,9 +109,8 @@ pub struct Manifest {
     pub partitions: BTreeMap<u32, Position>,
     /// The totals of windows, by their starts.
     pub windows: BTreeMap<u64, SavedWindow>,
-    /// The topics that had everything up to this tick.
-    #[serde(default)]
-    pub topics: Vec<String>,
+    /// The names of the outputs that had everything up to this tick.
+    pub outputs: Vec<String>,
     /// The rows of limits.
     pub limits: SavedLimits,
     /// The records of the ticks from there to the last one that the totals of a window contain.

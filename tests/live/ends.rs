@@ -175,6 +175,11 @@ fn failed_start_names_its_cause() {
         ("--from kafka://127.0.0.1:9092/t --to kafka://127.0.0.1/t".into(), 64, ["/t", "for ever"]),
         (format!("--from {here} --publish {here}"), 64, [here.topic.as_str(), "for ever"]),
         (format!("--from {here} --dead-letter {here}"), 64, [here.topic.as_str(), "for ever"]),
+        (
+            format!("--from {unknown}-progress --to {unknown} --state state --create-topic"),
+            64,
+            [unknown.topic.as_str(), "gets the records of ticks"],
+        ),
         (format!("--from {here} --restart --from-offset latest"), 64, ["latest", "a time"]),
         (format!("--from {here} --from-offset soon"), 64, ["\"soon\"", "latest"]),
     ] {

@@ -79,6 +79,28 @@ fn standard_output_of_a_run_that_is_started_again_repeats_nothing() {
     check_lines(&place, &printed);
 }
 
+/// The second file is new to the second run, and the third one to the third run.
+#[test]
+fn file_that_is_new_to_a_state_begins_with_what_stands() {
+    let (place, packets) = made(835, 900);
+    let from = Broker::shared().topic("flows", 3);
+    let mut feed = TopicFeed::to(&from);
+    let mut outputs = "--to - --to 1.jsonl".to_owned();
+    for (file, slice) in ["2.jsonl", "3.jsonl", ""].into_iter().zip(packets.chunks(300)) {
+        send(&mut feed, slice);
+        let mut run = place.floodmark(&line(&from, &format!("{outputs} -w2"))).start();
+        run.line();
+        kill(run);
+        if !file.is_empty() {
+            outputs += &format!(" --to {file}");
+        }
+    }
+    run_to_end(&place, &from, &outputs);
+    for file in ["1.jsonl", "2.jsonl", "3.jsonl"] {
+        check_lines(&place, &place.read(file));
+    }
+}
+
 #[test]
 fn file_that_was_rotated_while_the_run_was_down_is_named() {
     let (place, packets) = made(831, 600);
