@@ -21,6 +21,12 @@ impl TopicReader {
         bounds: &BTreeMap<i32, i64>,
         each: impl FnMut(ReceivedMessage<'_>) -> ControlFlow<Option<Times>, Option<Times>>,
     ) -> Result<bool, Failure> {
+        let is_unknown =
+            |partition: &i32| self.is_ours(*partition) && !self.partitions.contains_key(partition);
+        if bounds.keys().any(is_unknown) {
+            // A broker hears of a new partition some time after others.
+            self.find_partitions()?;
+        }
         let next: BTreeMap<i32, i64> =
             self.partitions.iter().map(|(partition, state)| (*partition, state.next)).collect();
         let bound = |partition: i32| {
@@ -28,8 +34,9 @@ impl TopicReader {
             bounds.get(&partition).copied().unwrap_or(without)
         };
         let has_reached = |reader: &Self| {
-            bounds.iter().all(|(partition, bound)| {
-                reader.partitions.get(partition).is_none_or(|state| state.next >= *bound)
+            bounds.iter().all(|(partition, bound)| match reader.partitions.get(partition) {
+                Some(state) => state.next >= *bound,
+                None => !reader.is_ours(*partition),
             })
         };
         if has_reached(self) {

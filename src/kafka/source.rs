@@ -175,14 +175,18 @@ impl TopicReader {
         Ok(())
     }
 
+    /// Whether this worker reads a partition.
+    pub(super) fn is_ours(&self, partition: i32) -> bool {
+        partition as usize % self.peers == self.index
+    }
+
     /// Starts reading new partitions.
-    fn find_partitions(&mut self) -> Result<(), Failure> {
+    pub(super) fn find_partitions(&mut self) -> Result<(), Failure> {
         let topic = &self.topic;
-        let ours = |partition: &i32| *partition as usize % self.peers == self.index;
         let known: Vec<i32> = topic.watch.status().partitions.keys().copied().collect();
         let new: Vec<(i32, i64)> = known
             .into_iter()
-            .filter(ours)
+            .filter(|partition| self.is_ours(*partition))
             .filter(|partition| !self.partitions.contains_key(partition))
             .map(|partition| (partition, self.start(partition)))
             .collect();
