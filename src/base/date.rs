@@ -8,6 +8,7 @@ use std::fmt::{self, Display};
 
 use jiff::SignedDuration;
 use jiff::civil::{DateTime, date};
+use jiff::tz::TimeZone;
 use serde::{Serialize, Serializer};
 
 use super::quote::Quoted;
@@ -250,6 +251,15 @@ impl Serialize for Stamp {
             (None, Ok(secs)) => serializer.serialize_u64(secs),
             (None, Err(_)) => serializer.serialize_i128(self.secs()),
         }
+    }
+}
+
+/// Returns the time zone with this name.
+pub fn zone(name: &str) -> Result<TimeZone, jiff::Error> {
+    match name {
+        // Known also without a database of zones.
+        "UTC" => Ok(TimeZone::UTC),
+        _ => TimeZone::get(name),
     }
 }
 

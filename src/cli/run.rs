@@ -17,6 +17,7 @@ use super::run_outputs::{OutputArgs, topic};
 use super::run_state::{Opening, RunState};
 use super::run_topics::{PublishedTopics, check_input};
 use super::source::{Reading, shown_start, start};
+use super::values;
 use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
@@ -143,7 +144,7 @@ impl Args {
         ReadingRules {
             max_ahead_ms: self.max_ahead,
             max_behind_ms: self.max_behind,
-            input_timezone: self.reading.input_timezone.clone(),
+            input_timezone: values::shown_zone(&self.reading.input_timezone),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use anyhow::anyhow;
+
 use crate::base::error::{Exit, Failure};
 use crate::sink::{OnlyDifference, RecordedLines, Sink, Stream};
 use crate::state::{Completed, LineLog, LineLogWriter, OwnedState};
@@ -57,6 +59,23 @@ impl LineOutputs<'_> {
         Ok(())
     }
 
+    /// Checks that files that are new to a state are empty: nobody knows which violations stand by the lines that are
+    /// there.
+    pub(super) fn check_new(&self, is_new: &dyn Fn(&str) -> bool) -> Result<(), Failure> {
+        let names = self.logged_names();
+        let has_lines = |name: &&String| {
+            std::fs::metadata(name).is_ok_and(|file| file.is_file() && file.len() > 0)
+        };
+        let Some(name) = names.iter().filter(|name| is_new(name)).find(has_lines) else {
+            return Ok(());
+        };
+        let error = anyhow!(
+            "the run before did not write \"{name}\" (--to), and the file is not empty: what its lines say may not hold any \
+             more. Move it away: a new one begins with the violations that stand"
+        );
+        Err(Failure::new(Exit::Unavailable, error))
+    }
+
     /// Opens all outputs, which have everything up to tick `durable`, but for those that are new.
     pub(super) fn open(
         &self,
@@ -69,7 +88,7 @@ impl LineOutputs<'_> {
             return Ok(None);
         }
         let names = self.logged_names();
-        let are_new = names.iter().map(|name| is_new(name) && !log.has(name));
+        let are_new = names.iter().map(|name| is_new(name));
         let streams = (self.open)()?.into_iter().zip(are_new).collect();
         let writer = LineLogWriter::start(state.store().clone(), state.incarnation(), log, names)?;
         let lines = RecordedLines::new(streams, writer, durable);

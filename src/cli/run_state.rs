@@ -40,8 +40,8 @@ pub(super) struct RunState {
     /// An object store is s3://BUCKET/PREFIX, with AWS_REGION, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on in the
     /// environment.
     ///
-    /// Each record then counts once, and each change is published once, however the run ended. On each cluster of --to
-    /// and --publish a topic with the name of the first one and -progress at its end has the ticks.
+    /// Each record then counts once, and each change is published once, however the run ended. On each cluster of --to,
+    /// --publish and --dead-letter a topic with the name of the first one and -progress at its end has the ticks.
     #[arg(long, value_name = "DIR|s3://…", env = "FLOODMARK_STATE")]
     pub(super) state: Option<String>,
 
@@ -174,11 +174,11 @@ impl Opening<'_> {
             binding,
             interval: Duration::from_millis(self.options.checkpoint_interval),
             last: checkpoint.clone(),
-            outputs: self.output_names(),
         };
         let recovered = Recovered { checkpoint, limits, records, durable, ends };
         let rules = self.rules.clone();
-        Ok((StateConfig { recovered, checkpoints, rules }, sinks))
+        let outputs = self.output_names();
+        Ok((StateConfig { recovered, checkpoints, rules, outputs }, sinks))
     }
 
     /// Reads everything that earlier runs have logged since the checkpoint.
@@ -232,14 +232,18 @@ impl Opening<'_> {
     ) -> Result<Vec<BoxedSink>, Failure> {
         let Logs { topics, lines, logged_lines, records, durable } = logs;
         let mut sinks = Vec::<BoxedSink>::new();
-        let is_continued = checkpoint.tick > 0 || !records.is_empty();
-        let is_new =
-            |name: &str| is_continued && !checkpoint.outputs.iter().any(|output| output == name);
-        sinks.extend(self.lines.open(state, lines, logged_lines.unwrap_or(durable), &is_new)?);
+        let had = logged_lines.unwrap_or(durable);
+        let known = checkpoint.outputs_at(had, &records);
+        let is_new = |name: &str| !known.iter().any(|output| output == name);
+        if checkpoint.tick > 0 || !records.is_empty() {
+            self.lines.check_new(&is_new)?;
+        }
+        sinks.extend(self.lines.open(state, lines, had, &is_new)?);
         for (cluster, LogOfTopics { log, logged, compares }) in clusters.into_iter().zip(topics) {
             let is_logged = logged > Some(0) && !compares;
-            let contents = self.contents(cluster.topics, checkpoint, is_logged, gives_up)?;
             let had = logged.unwrap_or(durable);
+            let known = is_logged.then(|| checkpoint.outputs_at(had, &records));
+            let contents = self.contents(cluster.topics, checkpoint, known, gives_up)?;
             let transactions = cluster.producer.start(&cluster.options, log, had)?;
             let dead_letters = self.dead_letters.clone();
             sinks.push(Box::new(TransactionalTopics::new(contents, transactions, dead_letters)));
@@ -292,7 +296,7 @@ impl Opening<'_> {
         let first = topics.configs().next().map_or("", |topic| &topic.address.topic);
         let options = TransactionOptions {
             id: format!("floodmark/{}/{first}", self.run.group),
-            topics: topics.configs().cloned().collect(),
+            topics: topics.with_refusals(),
             log: topics.log.clone(),
             client: &self.client,
         };
@@ -415,13 +419,13 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Returns the messages of each topic of a cluster. `is_logged`: the topics have everything up to the last recorded
-    /// tick.
+    /// Returns the messages of each topic of a cluster. `known`: the outputs that have had all ticks up to the last one
+    /// that is logged there; `None` if nothing is.
     fn contents(
         &self,
         topics: &ClusterTopics,
         checkpoint: &Manifest,
-        is_logged: bool,
+        known: Option<Vec<String>>,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Vec<Box<dyn Content + Send>>, Failure> {
         let windows = self.computation.windows;
@@ -441,7 +445,8 @@ impl Opening<'_> {
             let alerts = Alerts::new(windows, Some(self.run.headers()));
             // Any tick of the log was committed to all topics of its time.
             let is_new = checkpoint.tick == 0;
-            if is_logged && (is_new || checkpoint.outputs.contains(&topic.address.to_string())) {
+            let name = topic.address.to_string();
+            if known.as_ref().is_some_and(|known| known.contains(&name)) {
                 contents.push(Box::new(alerts));
                 continue;
             }

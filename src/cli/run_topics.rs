@@ -3,8 +3,8 @@
 use anyhow::anyhow;
 
 use crate::base::error::{Exit, Failure};
-use crate::kafka::Address;
 use crate::kafka::topics::TopicConfig;
+use crate::kafka::{Address, OnRefusal};
 
 /// The topics that a run with a state publishes to.
 #[derive(Default)]
@@ -92,6 +92,15 @@ pub(super) struct ClusterTopics {
 }
 
 impl ClusterTopics {
+    /// Returns the topics, with the treatment of messages that their broker refuses.
+    pub(super) fn with_refusals(&self) -> Vec<(TopicConfig, OnRefusal)> {
+        let treated = |(topic, messages): &(TopicConfig, Messages)| match messages {
+            Messages::Alerts | Messages::Totals => (topic.clone(), OnRefusal::Keep),
+            Messages::Uncounted => (topic.clone(), OnRefusal::Cut),
+        };
+        self.topics.iter().map(treated).collect()
+    }
+
     /// Returns the topics alone.
     pub(super) fn configs(&self) -> impl Iterator<Item = &TopicConfig> {
         self.topics.iter().map(|(topic, _)| topic)

@@ -8,6 +8,7 @@ use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Metric, Per, Prefix};
 use jiff::tz::TimeZone;
 
+use crate::base::date;
 use crate::base::error::{Exit, Failure};
 use crate::base::network;
 use crate::cluster::Settings;
@@ -112,14 +113,9 @@ pub fn shown_choice(value: impl ValueEnum) -> String {
 
 /// Reads the name of a time zone, such as `Europe/Berlin`.
 pub fn zone(text: &str) -> Result<TimeZone, String> {
-    match text {
-        "UTC" => Ok(TimeZone::UTC),
-        _ => TimeZone::get(text).map_err(|_| {
-            format!(
-                "\"{text}\" is no time zone of this machine (write it like UTC or Europe/Berlin)"
-            )
-        }),
-    }
+    date::zone(text).map_err(|_| {
+        format!("\"{text}\" is no time zone of this machine (write it like UTC or Europe/Berlin)")
+    })
 }
 
 /// Formats a time zone by its name.

@@ -54,7 +54,8 @@ pub struct Computation<'w> {
     watch: Option<Watch>,
 }
 
-/// The input of dead letters, which are sent when their round ends.
+/// The input of dead letters. All are sent when their round ends: an exchange behind an input may keep those that were
+/// sent before.
 struct DeadLetterInput {
     handle: InputHandle<Time, Timed<OwnedMessage>>,
     round: Vec<Timed<OwnedMessage>>,

@@ -18,7 +18,7 @@ use super::tick_log::{LogMessage, TickLog};
 use super::tick_queue::{Item, QUEUE_BYTES, Shared};
 use super::topics::denied;
 use super::transaction_reports::TransactionReports;
-use super::{Refused, setup};
+use super::{OnRefusal, Refused, setup};
 use crate::base::error::{Exit, Failure};
 
 /// Time for which ticks without messages wait for others.
@@ -148,7 +148,7 @@ impl Default for Batch {
 /// transaction, and makes a client that begins another one wait for 20 ms.
 pub(super) struct Committer {
     id: String,
-    topics: Vec<String>,
+    topics: Vec<(String, OnRefusal)>,
     log: TickLog,
     clients: FencedClients,
     /// The client of the two whose turn it is.
@@ -164,7 +164,7 @@ pub(super) struct Committer {
 impl Committer {
     pub(super) fn new(
         id: String,
-        topics: Vec<String>,
+        topics: Vec<(String, OnRefusal)>,
         log: TickLog,
         clients: FencedClients,
         guards: Vec<Arc<Guard>>,
@@ -253,10 +253,12 @@ impl Committer {
         }
     }
 
-    /// Waits until all topics accept messages.
+    /// Waits until all topics accept messages, but for those of dead letters: others do not wait for these.
     fn wait_for_topics(&self) {
         let is_fit = |guard: &Arc<Guard>| matches!(guard.topic_state(), TopicState::Fit { .. });
-        while !self.guards.iter().all(is_fit) {
+        let topics = self.topics.iter().zip(&self.guards);
+        let needed = topics.filter(|((_, on_refusal), _)| *on_refusal != OnRefusal::Cut);
+        while !needed.clone().all(|(_, guard)| is_fit(guard)) {
             self.poll(POLL_INTERVAL);
         }
     }
@@ -359,7 +361,7 @@ impl Committer {
     }
 
     fn send(&mut self, topic: usize, message: &OwnedMessage, number: usize) -> Result<(), Stop> {
-        let topic = self.topics[topic].clone();
+        let (topic, _) = self.topics[topic].clone();
         self.offer(&topic, &message.outgoing(), number)
     }
 
@@ -535,13 +537,18 @@ impl Committer {
         let by_number: BTreeMap<_, _> = refused.into_iter().collect();
         let mut number = 0;
         let mut taken = Vec::new();
-        batch.messages.retain(|(topic, message)| {
+        let topics = &self.topics;
+        batch.messages.retain_mut(|(topic, message)| {
             let refusal = by_number.get(&number).copied().flatten();
             number += 1;
-            if let Some(refusal) = refusal {
-                taken.push((*topic, Refused { message: message.clone(), refusal }));
+            let Some(refusal) = refusal else { return true };
+            let cuts = topics[*topic].1 == OnRefusal::Cut && refusal == Refusal::TooLarge;
+            if let Some(less) = cuts.then(|| message.clone().halved()).flatten() {
+                *message = less;
+                return true;
             }
-            refusal.is_none()
+            taken.push((*topic, Refused { message: message.clone(), refusal }));
+            false
         });
         self.shared.queue().refused.extend(taken);
         Ok(())

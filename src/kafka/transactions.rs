@@ -19,7 +19,7 @@ use super::producer::producer_config;
 use super::tick_log::TickLog;
 use super::tick_queue::{Item, QUEUE_BYTES, Shared};
 use super::topics::TopicConfig;
-use super::{Address, ClientOptions, Refused, TopicFault, Tuning};
+use super::{Address, ClientOptions, OnRefusal, Refused, TopicFault, Tuning};
 use crate::base::error::Failure;
 use anyhow::{Context as _, anyhow};
 
@@ -40,8 +40,9 @@ pub struct Transactions {
 pub struct TransactionOptions<'a> {
     /// The id of the owner, of which the broker lets one write at a time; each client adds its number.
     pub id: String,
-    /// The topics of messages.
-    pub topics: Vec<TopicConfig>,
+    /// The topics of messages, each with the treatment of those that the broker refuses for good: they are cut, or else
+    /// kept for [`Transactions::take_refused`].
+    pub topics: Vec<(TopicConfig, OnRefusal)>,
     /// The topic of the records of ticks.
     pub log: Address,
     /// The options of clients.
@@ -71,12 +72,14 @@ impl FencedProducer {
         durable: u64,
     ) -> Result<Transactions, Failure> {
         let guards: Result<Vec<_>, Failure> =
-            options.topics.iter().map(|topic| Guard::of(topic, options.client)).collect();
+            options.topics.iter().map(|(topic, _)| Guard::of(topic, options.client)).collect();
         let guards = guards?;
         let shared = Arc::new(Shared::new(durable));
         let addresses: Vec<Address> =
-            options.topics.iter().map(|topic| topic.address.clone()).collect();
-        let topics = addresses.iter().map(|address| address.topic.clone()).collect();
+            options.topics.iter().map(|(topic, _)| topic.address.clone()).collect();
+        let topics = options.topics.iter();
+        let topics = topics.map(|(topic, on_refusal)| (topic.address.topic.clone(), *on_refusal));
+        let topics = topics.collect();
         let id = options.id.clone();
         let mut committer = Committer::new(id, topics, log, self.0, guards.clone(), shared.clone());
         let thread = std::thread::Builder::new()

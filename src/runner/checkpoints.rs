@@ -45,8 +45,6 @@ pub struct CheckpointConfig {
     pub interval: Duration,
     /// The checkpoint that the run continues from.
     pub last: Manifest,
-    /// The names of the outputs of the run.
-    pub outputs: Vec<String>,
 }
 
 /// The rows of limits at a tick, each with its set.
@@ -95,14 +93,13 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     pub(super) fn new(config: CheckpointConfig, workers: usize) -> Self {
-        let CheckpointConfig { mut state, binding, interval, last, outputs } = config;
+        let CheckpointConfig { mut state, binding, interval, last } = config;
         let files = state.take_files();
         let current = Manifest {
             binding,
             incarnation: state.incarnation(),
             sequence: 0,
             records: Vec::new(),
-            outputs,
             ..last.clone()
         };
         counter!("floodmark_state_checkpoints_total").increment(0);
@@ -196,7 +193,7 @@ impl Checkpoints {
         marks: &[SourceProgress],
         clock: Option<Vec<SourceProgress>>,
     ) {
-        let TickRecord { tick, time, takes_records, rules, .. } = record;
+        let TickRecord { tick, time, takes_records, rules, outputs, .. } = record;
         gauge!("floodmark_state_checkpoint_age_seconds")
             .set(self.last_good.elapsed().as_secs_f64());
         self.current.tick = *tick;
@@ -206,17 +203,17 @@ impl Checkpoints {
         if rules.is_some() {
             self.current.rules.clone_from(rules);
         }
+        if let Some(outputs) = outputs {
+            self.current.outputs.clone_from(outputs);
+        }
         for mark in marks {
             self.note(*tick, mark);
         }
         let Some(taking) = &mut self.taking else { return };
         match clock {
             Some(clock) if !taking.has_clock => {
-                let Manifest { tick, time, rules, partitions, .. } = self.current.clone();
-                let at = (tick, time, rules, partitions);
-                let manifest = &mut taking.manifest;
-                (manifest.tick, manifest.time, manifest.rules, manifest.partitions) = at;
-                manifest.clock = clock;
+                let windows = std::mem::take(&mut taking.manifest.windows);
+                taking.manifest = Manifest { clock, windows, ..self.current.clone() };
                 taking.has_clock = true;
                 let seen = seen(&taking.manifest.clock);
                 taking.manifest.windows.retain(|window, _| seen.contains(&Window(*window)));

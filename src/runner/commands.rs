@@ -71,6 +71,8 @@ pub(super) struct RepeatedTick {
     pub(super) start: TickStart,
     /// The rules by which it reads its records, if they have changed.
     pub(super) rules: Option<ReadingRules>,
+    /// The names of the outputs, if they have changed.
+    pub(super) outputs: Option<Vec<String>>,
     pub(super) marks: Vec<SourceProgress>,
     /// Whether no other tick is repeated after it.
     pub(super) is_last: bool,

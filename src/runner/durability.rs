@@ -23,6 +23,8 @@ pub struct StateConfig {
     pub checkpoints: CheckpointConfig,
     /// The rules by which this run reads records.
     pub rules: ReadingRules,
+    /// The names of the outputs of this run.
+    pub outputs: Vec<String>,
 }
 
 /// The durable state of a run.
@@ -36,6 +38,8 @@ pub(super) struct Durability {
     restores: Option<Vec<SourceProgress>>,
     /// The rules of this run, until the first new tick, if they differ from those of the last tick of the earlier run.
     changes_rules: Option<RunRules>,
+    /// The outputs of this run in the same way.
+    changes_outputs: Option<Vec<String>>,
     /// Further marks of the tick that begins.
     marks: Vec<SourceProgress>,
     /// The ticks that are not closed.
@@ -51,12 +55,13 @@ pub(super) struct Durability {
 struct BegunTick {
     start: TickStart,
     rules: Option<ReadingRules>,
+    outputs: Option<Vec<String>>,
     edits: Vec<StoredEdit>,
 }
 
 impl Durability {
     pub(super) fn new(config: StateConfig, windows: Windows, workers: usize) -> Self {
-        let StateConfig { recovered, checkpoints, rules } = config;
+        let StateConfig { recovered, checkpoints, rules, outputs } = config;
         let (before, now) = (recovered.rules(), RunRules { windows, reading: rules });
         if let Some(before) = &before {
             let changes = before.options().into_iter().zip(now.options());
@@ -65,6 +70,7 @@ impl Durability {
             }
         }
         Durability {
+            changes_outputs: Some(outputs).filter(|outputs| *outputs != recovered.outputs()),
             changes_rules: Some(now).filter(|now| before.as_ref() != Some(now)),
             marks: Vec::new(),
             durable: recovered.durable,
@@ -125,10 +131,15 @@ impl Durability {
         self.edits.extend(edits);
     }
 
-    /// Notes that a tick is restored or repeated.
-    pub(super) fn begin_repeated(&mut self, start: TickStart, rules: Option<ReadingRules>) {
+    /// Notes that a tick is restored or repeated, which had these rules and outputs if they had changed.
+    pub(super) fn begin_repeated(
+        &mut self,
+        start: TickStart,
+        rules: Option<ReadingRules>,
+        outputs: Option<Vec<String>>,
+    ) {
         let edits = std::mem::take(&mut self.edits);
-        self.begun.push_back(BegunTick { start, rules, edits });
+        self.begun.push_back(BegunTick { start, rules, outputs, edits });
     }
 
     /// Notes that a new tick begins. Returns the windows to read.
@@ -139,7 +150,8 @@ impl Durability {
         if self.checkpoints.begins(catalog) {
             self.marks.push(SourceProgress::Save);
         }
-        self.begin_repeated(start, rules);
+        let outputs = self.changes_outputs.take();
+        self.begin_repeated(start, rules, outputs);
         self.checkpoints.next_read(start.tick)
     }
 
@@ -155,7 +167,7 @@ impl Durability {
 
     /// Notes a closed tick, and returns its record. `None` for a tick at which totals entered.
     pub(super) fn close(&mut self, tick: u64, outputs: &mut TickOutputs) -> Option<TickRecord> {
-        let BegunTick { start, rules, edits } =
+        let BegunTick { start, rules, outputs: names, edits } =
             self.begun.pop_front_if(|begun| begun.start.tick == tick)?;
         let marks = std::mem::take(&mut outputs.marks);
         let record = TickRecord {
@@ -164,6 +176,7 @@ impl Durability {
             time: start.time,
             takes_records: start.takes_records,
             rules,
+            outputs: names,
             marks: marks.iter().filter(|mark| is_recorded(mark)).copied().collect(),
             edits,
             holds_back: false,

@@ -10,7 +10,7 @@ use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::reads::{Chunk, Read, RequestId};
 use floodmark_dataflows::types::Change;
 
-use super::commands::{Command, Commands, TickStart, WorkerSignal};
+use super::commands::{Command, Commands, RepeatedTick, TickStart, WorkerSignal};
 use super::durability::{Durability, StateConfig};
 use super::ended::{Ended, log_end};
 use super::limits::{LimitEdits, Limits};
@@ -208,6 +208,14 @@ impl<'a> Leader<'a> {
     pub(super) fn poll(&mut self, commands: &mut Commands) {
         self.time.read();
         self.queries.receive();
+        self.receive(commands);
+        let polled = self.hub.poll();
+        self.check(polled);
+        self.poll_durability();
+    }
+
+    /// Reads the signals of workers.
+    pub(super) fn receive(&mut self, commands: &mut Commands) {
         while let Some(signal) = commands.next_signal() {
             match signal {
                 WorkerSignal::NeedsTick => self.time.request_tick(),
@@ -223,9 +231,6 @@ impl<'a> Leader<'a> {
                 WorkerSignal::Failed { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
             }
         }
-        let polled = self.hub.poll();
-        self.check(polled);
-        self.poll_durability();
     }
 
     fn with_durability(&mut self, act: impl FnOnce(&mut Durability)) {
@@ -255,7 +260,8 @@ impl<'a> Leader<'a> {
         match durability.next(in_flight, RECOVERY_TICKS_AHEAD) {
             Action::Give(command) => {
                 if let Command::Repeat(repeated) = &command {
-                    durability.begin_repeated(repeated.start, repeated.rules.clone());
+                    let RepeatedTick { start, rules, outputs, .. } = &**repeated;
+                    durability.begin_repeated(*start, rules.clone(), outputs.clone());
                 }
                 Some(command)
             }
@@ -267,7 +273,7 @@ impl<'a> Leader<'a> {
                 Some(Command::Limits { tick, edits: versions })
             }
             Action::Restore(start, _) => {
-                durability.begin_repeated(start, None);
+                durability.begin_repeated(start, None, None);
                 Some(Command::Tick(start))
             }
             Action::Wait => None,

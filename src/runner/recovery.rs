@@ -50,6 +50,11 @@ impl Recovered {
         RunRules::last(clock.iter().chain(marks), rules.iter().chain(reading))
     }
 
+    /// Returns the names of the outputs at the last recorded tick.
+    pub(super) fn outputs(&self) -> Vec<String> {
+        self.checkpoint.outputs_at(u64::MAX, &self.records)
+    }
+
     /// Returns the rows of a set of limits at the last recorded tick.
     pub fn rows(&self, set: LimitSet) -> Vec<Arc<Row>> {
         let edits = self.limits.iter().chain(self.records.iter().flat_map(|record| &record.edits));
@@ -196,14 +201,20 @@ impl Recovery {
         if !edits.is_empty() {
             return Action::Edit(record.tick, edits);
         }
-        let Some(TickRecord { tick, time, takes_records, rules, marks, .. }) =
+        let Some(TickRecord { tick, time, takes_records, rules, outputs, marks, .. }) =
             self.records.pop_front()
         else {
             return Action::Wait;
         };
         self.repeated += 1;
         let start = TickStart { tick, time, takes_records };
-        Action::Give(Command::Repeat(Box::new(RepeatedTick { start, rules, marks, is_last })))
+        Action::Give(Command::Repeat(Box::new(RepeatedTick {
+            start,
+            rules,
+            outputs,
+            marks,
+            is_last,
+        })))
     }
 
     /// Whether a tick comes after the checkpoint.

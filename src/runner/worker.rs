@@ -112,11 +112,11 @@ impl<'w, 'a> Worker<'w, 'a> {
                 let time = plan.as_ref().and_then(|plan| plan.time);
                 time.into_iter().for_each(|time| source.set_time(time));
                 let rules = plan.as_ref().and_then(|plan| plan.rules.as_ref());
-                rules.into_iter().for_each(|rules| source.set_rules(rules));
-                let repeats = plan.is_some_and(|plan| plan.repeats);
+                let set = rules.map_or(Ok(()), |rules| source.set_rules(rules));
+                let repeats = plan.as_ref().is_some_and(|plan| plan.repeats);
                 let ended = if repeats { Ok(()) } else { source.end_repetition() };
                 self.source = Some(source);
-                self.or_fail(ended);
+                self.or_fail(set.and(ended));
             }
             Err(failure) => self.fail(failure),
         }
@@ -189,6 +189,10 @@ impl<'w, 'a> Worker<'w, 'a> {
     /// Outputs come first: when they are published, there may be capacity for another tick, and then the worker may
     /// sleep.
     fn turn(&mut self) -> bool {
+        if let Some(leader) = &mut self.leader {
+            // A worker that fails amid a repeated tick signals so before it ends the tick, which is not published then.
+            leader.receive(&mut self.commands);
+        }
         self.publish();
         while let Some(written) = self.state.as_mut().and_then(WorkerState::written) {
             self.commands.signal(WorkerSignal::Written(written));
@@ -317,7 +321,8 @@ impl<'w, 'a> Worker<'w, 'a> {
             Command::Repeat(repeated) => {
                 open(repeated.start.tick);
                 if let (Some(source), Some(rules)) = (&mut self.source, &repeated.rules) {
-                    source.set_rules(rules);
+                    let set = source.set_rules(rules);
+                    self.or_fail(set);
                 }
                 self.repeating = Some(repeated);
                 self.repeat();

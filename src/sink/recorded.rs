@@ -193,7 +193,8 @@ impl Sink for RecordedLines {
         changes: &PublishedChanges<'_>,
         catalog: &Catalog,
     ) -> Result<(), WriteError> {
-        if let Some((tick, _)) = changes.iter().next() {
+        // Changes that were deferred have earlier ticks.
+        if let Some(tick) = changes.iter().map(|(tick, _)| tick).max() {
             self.add_standing(tick, catalog);
         }
         for (stream, lines) in self.streams.iter().zip(&mut self.lines) {
@@ -210,7 +211,7 @@ impl Sink for RecordedLines {
 
     fn close_restored(&mut self, closed: &ClosedTick<'_>) {
         if let Some(standing) = &mut self.standing {
-            standing.forget(&closed.outputs.retired);
+            standing.close(closed.windows, &closed.outputs.retired);
         }
     }
 

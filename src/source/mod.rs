@@ -12,6 +12,7 @@ pub mod topic;
 
 use std::collections::BTreeSet;
 
+use anyhow::Context as _;
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::time::Window;
@@ -19,7 +20,8 @@ use floodmark_dataflows::types::{Pair, Prefix, Version};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use crate::base::error::Failure;
+use crate::base::date;
+use crate::base::error::{Exit, Failure};
 use crate::computation::EventTimeReached;
 use crate::kafka::{OwnedMessage, PartitionState};
 use crate::sink::SinkState;
@@ -86,9 +88,22 @@ pub struct ReadingRules {
     pub max_ahead_ms: u64,
     /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
     pub max_behind_ms: u64,
-    /// The zone of times in records that state none.
-    #[serde(with = "jiff::fmt::serde::tz::required")]
-    pub input_timezone: TimeZone,
+    /// The name of the zone of times in records that state none.
+    pub input_timezone: String,
+}
+
+impl ReadingRules {
+    /// Returns the zone of times in records that state none.
+    ///
+    /// # Errors
+    /// This machine does not know it.
+    fn zone(&self) -> Result<TimeZone, Failure> {
+        let name = &self.input_timezone;
+        let zone = date::zone(name).with_context(|| {
+            format!("reading records by the time zone \"{name}\" (--input-timezone of this run or the one before)")
+        });
+        zone.map_err(|error| Failure::new(Exit::Unavailable, error))
+    }
 }
 
 /// The state of a source, for probes.
@@ -133,8 +148,12 @@ pub trait Source {
     }
 
     /// Sets the rules of ticks of an earlier run that are repeated from now on.
-    fn set_rules(&mut self, rules: &ReadingRules) {
+    ///
+    /// # Errors
+    /// This machine does not know a time zone.
+    fn set_rules(&mut self, rules: &ReadingRules) -> Result<(), Failure> {
         let _ = rules;
+        Ok(())
     }
 
     /// Reads everything that a tick of an earlier run took, as its marks tell, and nothing else. Returns whether all of

@@ -123,11 +123,6 @@ impl LineLog {
         Ok(log)
     }
 
-    /// Whether it has lines of an output.
-    pub fn has(&self, output: &str) -> bool {
-        self.outputs.iter().any(|logged| logged.output == output)
-    }
-
     /// Appends the lines that a file lacks.
     pub fn complete(&self, output: &str, path: &Path) -> anyhow::Result<Completed> {
         let mut logged = self.outputs.iter().filter(|logged| logged.output == output);

@@ -77,9 +77,18 @@ fn tick_with(tick: u64, before: Option<FileEnd>, lines: &str) -> LinesOfTick {
     let time = LeaderTime { now: tick, horizon: tick, undecided: false };
     let (marks, edits) = (Vec::new(), Vec::new());
     let (previous, takes_records, holds_back) = (tick - 1, true, false);
-    let rules = None;
-    let record =
-        TickRecord { tick, previous, time, takes_records, rules, marks, edits, holds_back };
+    let (rules, outputs) = (None, None);
+    let record = TickRecord {
+        tick,
+        previous,
+        time,
+        takes_records,
+        rules,
+        outputs,
+        marks,
+        edits,
+        holds_back,
+    };
     LinesOfTick { record, lines: vec![(before, Arc::new(lines.as_bytes().to_vec()))] }
 }
 

@@ -109,7 +109,7 @@ pub struct Manifest {
     pub partitions: BTreeMap<u32, Position>,
     /// The totals of windows, by their starts.
     pub windows: BTreeMap<u64, SavedWindow>,
-    /// The names of the outputs that had everything up to this tick.
+    /// The names of the outputs that got this tick.
     pub outputs: Vec<String>,
     /// The rows of limits.
     pub limits: SavedLimits,
@@ -164,6 +164,13 @@ impl Manifest {
     pub fn last_tick(&self) -> u64 {
         let ticks = self.windows.values().map(|window| window.tick);
         ticks.max().unwrap_or(0).max(self.tick)
+    }
+
+    /// Returns the names of the outputs that got a tick, by the records since the checkpoint.
+    pub fn outputs_at(&self, tick: u64, records: &[TickRecord]) -> Vec<String> {
+        let records = records.iter().take_while(|record| record.tick <= tick);
+        let changed = records.filter_map(|record| record.outputs.as_ref()).last();
+        changed.unwrap_or(&self.outputs).clone()
     }
 
     /// Returns the tick up to which records are in the totals of each window.

@@ -23,6 +23,9 @@ pub struct TickRecord {
     /// The rules by which this tick and those after it read their records, if they have changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<ReadingRules>,
+    /// The names of the outputs that get this tick and those after it, if they have changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Vec<String>>,
     /// The marks that the clock got, but for those that follow from the records.
     pub marks: Vec<SourceProgress>,
     /// Edits of limits.
@@ -112,6 +115,7 @@ mod tests {
             time,
             takes_records: true,
             rules: None,
+            outputs: None,
             marks,
             edits,
             holds_back: false,

@@ -41,7 +41,7 @@ impl RunRules {
             ("--max-gap", duration::text(max_gap_secs.saturating_mul(1000))),
             ("--max-ahead", duration::text(*max_ahead_ms)),
             ("--max-behind", duration::text(*max_behind_ms)),
-            ("--input-timezone", input_timezone.iana_name().unwrap_or("?").to_owned()),
+            ("--input-timezone", input_timezone.clone()),
         ]
     }
 }

@@ -20,7 +20,6 @@ use floodmark::source::{Filter, Partitions, ReadingRules, topic};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Updates;
-use jiff::tz::TimeZone;
 
 use crate::common::broker::{Mock, produce};
 use crate::replay::run::{Place, STUCK_AFTER};
@@ -133,7 +132,7 @@ impl InProcessRun {
             rules: ReadingRules {
                 max_ahead_ms: MAX_AHEAD_MS,
                 max_behind_ms: u64::MAX,
-                input_timezone: TimeZone::UTC,
+                input_timezone: "UTC".to_owned(),
             },
             tick: Duration::from_millis(20),
             dead_letters: DeadLetterOutput::None,

@@ -85,17 +85,23 @@ fn file_that_is_new_to_a_state_begins_with_what_stands() {
     let (place, packets) = made(835, 900);
     let from = Broker::shared().topic("flows", 3);
     let mut feed = TopicFeed::to(&from);
-    let mut outputs = "--to - --to 1.jsonl".to_owned();
-    for (file, slice) in ["2.jsonl", "3.jsonl", ""].into_iter().zip(packets.chunks(300)) {
+    let outputs = [
+        "--to - --to 1.jsonl",
+        "--to - --to 1.jsonl --to 2.jsonl",
+        "--to - --to 1.jsonl --to 3.jsonl",
+    ];
+    for (outputs, slice) in outputs.into_iter().zip(packets.chunks(300)) {
         send(&mut feed, slice);
         let mut run = place.floodmark(&line(&from, &format!("{outputs} -w2"))).start();
         run.line();
         kill(run);
-        if !file.is_empty() {
-            outputs += &format!(" --to {file}");
-        }
     }
-    run_to_end(&place, &from, &outputs);
+    // The third run has gone on without the second file.
+    let last = "--to - --to 1.jsonl --to 2.jsonl --to 3.jsonl";
+    let rejected = place.floodmark(&line(&from, last)).run().expect(69);
+    rejected.assert_stderr(&["the run before did not write", "2.jsonl", "Move it away"]);
+    fs::rename(place.path("2.jsonl"), place.path("2.old")).expect("it is there");
+    run_to_end(&place, &from, last);
     for file in ["1.jsonl", "2.jsonl", "3.jsonl"] {
         check_lines(&place, &place.read(file));
     }

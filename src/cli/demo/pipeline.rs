@@ -13,7 +13,6 @@ use anyhow::{Context, anyhow};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Updates;
-use jiff::tz::TimeZone;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
@@ -220,7 +219,7 @@ pub(super) fn run(
         rules: ReadingRules {
             max_ahead_ms: u64::MAX,
             max_behind_ms: u64::MAX,
-            input_timezone: TimeZone::UTC,
+            input_timezone: "UTC".to_owned(),
         },
         tick: TICK,
         dead_letters: DeadLetterOutput::None,

@@ -51,9 +51,8 @@ impl Rules {
         self.tick + Duration::from_millis(self.reading.max_ahead_ms / 2)
     }
 
-    fn decoder(&self) -> Decoder {
-        let input_timezone = self.reading.input_timezone.clone();
-        Decoder::new(record::Options { input_timezone })
+    fn decoder(&self) -> Result<Decoder, Failure> {
+        Ok(Decoder::new(record::Options { input_timezone: self.reading.zone()? }))
     }
 }
 
@@ -216,11 +215,11 @@ impl Ingest {
         rules: Rules,
         peers: usize,
         set_aside: SetAside,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let counts = InputCounts::new(reader.topic().address());
-        Ingest {
+        Ok(Ingest {
             reader,
-            decoder: rules.decoder(),
+            decoder: rules.decoder()?,
             rules,
             gathered: Gathered {
                 combiner: Combiner::new(peers),
@@ -233,13 +232,14 @@ impl Ingest {
             sampler: Sampler::default(),
             set_aside,
             records: Vec::new(),
-        }
+        })
     }
 
     /// Sets the rules for what is read from now on.
-    pub(super) fn set_rules(&mut self, reading: ReadingRules) {
+    pub(super) fn set_rules(&mut self, reading: ReadingRules) -> Result<(), Failure> {
         self.rules.reading = reading;
-        self.decoder = self.rules.decoder();
+        self.decoder = self.rules.decoder()?;
+        Ok(())
     }
 
     /// Whether it has gathered as much as a tick should hold.

@@ -2,7 +2,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use floodmark_dataflows::types::{Pair, Prefix, Volume};
-use jiff::tz::TimeZone;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
@@ -66,11 +65,12 @@ impl Mock {
             reading: ReadingRules {
                 max_ahead_ms: 0,
                 max_behind_ms: u64::MAX,
-                input_timezone: TimeZone::UTC,
+                input_timezone: "UTC".to_owned(),
             },
             tick: Duration::from_secs(3600),
         };
-        let mut ingest = Ingest::new(source, rules, 1, set_aside);
+        let ingest = Ingest::new(source, rules, 1, set_aside);
+        let mut ingest = ingest.unwrap_or_else(|failure| panic!("{:#}", failure.error));
         ingest.set_time(LeaderTime { now: 0, horizon: u64::MAX, undecided: false });
         ingest
     }

@@ -122,7 +122,7 @@ impl Partitions {
             is_repeating,
             slowest_in: None,
             rules: options.rules.clone(),
-            ingest: Ingest::new(reader, rules, workers, set_aside),
+            ingest: Ingest::new(reader, rules, workers, set_aside)?,
             positions: VecDeque::new(),
             done: Vec::new(),
             uncommitted: false,
@@ -181,8 +181,8 @@ impl Source for Partitions {
         self.ingest.set_time(time);
     }
 
-    fn set_rules(&mut self, rules: &ReadingRules) {
-        self.ingest.set_rules(rules.clone());
+    fn set_rules(&mut self, rules: &ReadingRules) -> Result<(), Failure> {
+        self.ingest.set_rules(rules.clone())
     }
 
     fn repeat(&mut self, tick: u64, marks: &[SourceProgress]) -> Result<bool, Failure> {
@@ -195,7 +195,7 @@ impl Source for Partitions {
 
     fn end_repetition(&mut self) -> Result<(), Failure> {
         self.is_repeating = false;
-        self.ingest.set_rules(self.rules.clone());
+        self.ingest.set_rules(self.rules.clone())?;
         self.ingest.end_repetition()
     }
 
