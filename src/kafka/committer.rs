@@ -263,10 +263,11 @@ impl Committer {
         }
     }
 
-    /// Waits until there is a report about each message that was sent.
-    fn wait_for_reports(&self) {
+    /// Waits until there is a report about each message that was sent, or until `ends`.
+    fn wait_for_reports(&self, ends: impl Fn(&TransactionReports) -> bool) {
         let began = Instant::now();
-        while self.producer().context().reported() < self.sent {
+        let reports = &**self.producer().context();
+        while reports.reported() < self.sent && !ends(reports) {
             // The client waits for all of the time, also when there is an event.
             let is_long = began.elapsed() >= QUICK_FOR;
             self.poll(if is_long { POLL_INTERVAL } else { QUICK_INTERVAL });
@@ -399,9 +400,10 @@ impl Committer {
         }
     }
 
-    /// Waits until all messages are delivered.
+    /// Waits until all messages are delivered, or until one is not: the client keeps the others then until the
+    /// transaction is aborted.
     fn deliver(&self) -> Result<(), Stop> {
-        self.wait_for_reports();
+        self.wait_for_reports(TransactionReports::has_failed);
         let failed = self.producer().context().take_failed();
         self.stop_by(failed).map_or(Ok(()), Err)
     }
@@ -473,7 +475,7 @@ impl Committer {
     /// Aborts the transaction, so that its messages can be sent again.
     fn abort(&mut self, batch: &Batch) -> Result<(), Failure> {
         self.producer().purge(PurgeConfig::default().queue().inflight());
-        self.wait_for_reports();
+        self.wait_for_reports(|_| false);
         loop {
             match self.producer().abort_transaction(REQUEST_TIMEOUT) {
                 Ok(()) => break,
@@ -535,18 +537,28 @@ impl Committer {
             return Ok(());
         }
         let by_number: BTreeMap<_, _> = refused.into_iter().collect();
-        let mut number = 0;
-        let mut taken = Vec::new();
+        let refusals: Vec<_> = (0..batch.messages.len())
+            .map(|number| by_number.get(&number).copied().flatten())
+            .collect();
         let topics = &self.topics;
+        let cuts = |topic: usize| topics[topic].1 == OnRefusal::Cut;
+        // Those that are no smaller would be refused as well, one after the other.
+        let mut least = vec![usize::MAX; topics.len()];
+        for ((topic, message), refusal) in batch.messages.iter().zip(&refusals) {
+            if cuts(*topic) && *refusal == Some(Refusal::TooLarge) {
+                least[*topic] = least[*topic].min(message.size());
+            }
+        }
+        let (mut refusals, mut taken) = (refusals.into_iter(), Vec::new());
         batch.messages.retain_mut(|(topic, message)| {
-            let refusal = by_number.get(&number).copied().flatten();
-            number += 1;
-            let Some(refusal) = refusal else { return true };
-            let cuts = topics[*topic].1 == OnRefusal::Cut && refusal == Refusal::TooLarge;
-            if let Some(less) = cuts.then(|| message.clone().halved()).flatten() {
+            let refusal = refusals.next().flatten();
+            if message.size() >= least[*topic]
+                && let Some(less) = message.clone().halved()
+            {
                 *message = less;
                 return true;
             }
+            let Some(refusal) = refusal else { return true };
             taken.push((*topic, Refused { message: message.clone(), refusal }));
             false
         });

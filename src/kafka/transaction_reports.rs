@@ -27,6 +27,11 @@ impl TransactionReports {
         self.reported.load(Ordering::Acquire)
     }
 
+    /// Whether a message was not delivered.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty()
+    }
+
     /// Takes the messages that were not delivered.
     pub(super) fn take_failed(&self) -> Vec<(usize, Option<RDKafkaErrorCode>)> {
         std::mem::take(&mut *self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
