@@ -235,7 +235,8 @@ impl Opening<'_> {
         let had = logged_lines.unwrap_or(durable);
         let known = checkpoint.outputs_at(had, &records);
         let is_new = |name: &str| !known.iter().any(|output| output == name);
-        if checkpoint.tick > 0 || !records.is_empty() {
+        // Before the first tick of files nothing stands: they get all ticks.
+        if had > 0 {
             self.lines.check_new(&is_new)?;
         }
         sinks.extend(self.lines.open(state, lines, had, &is_new)?);
