@@ -8,10 +8,11 @@
 //! them alike, and compares. Ticks are counted from 1 in here, so that "after `n` ticks" and "after the `n`th
 //! tick" are the same, and 0 is before the first.
 
+mod sums;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use differential_dataflow::difference::Semigroup;
-
+use self::sums::{add, due_ms, in_force, saturate, volumes};
 use crate::time::{END_OF_INPUT, Phase, Window, Windows};
 use crate::top::TopQuery;
 use crate::types::{
@@ -241,7 +242,7 @@ impl Reference {
             _ => rules.lateness_ms,
         };
         let held = lateness.zip(rules.retention_ms);
-        // What has settled or retired by other rules stays so.
+        // No window returns to a state before when the rules change.
         Derived {
             rules,
             settled_until: before.settled_until.max(until(lateness)),
@@ -567,65 +568,6 @@ impl Reference {
             .map(|(_, _, volume)| volume.packets)
             .fold(0, i64::saturating_add)
     }
-}
-
-/// The first whole millisecond at which a date in nanoseconds has come.
-fn due_ms(effective: i128) -> i128 {
-    effective.div_euclid(1_000_000) + i128::from(effective.rem_euclid(1_000_000) != 0)
-}
-
-/// The version of a limit that judges a window: of the rows that have taken effect, the last one that is dated
-/// before the end of the window. `None` if there is none, or if it removes the limit.
-fn in_force(
-    rows: &BTreeSet<Version>,
-    limit: LimitId,
-    window: Window,
-    windows: &Windows,
-) -> Option<Version> {
-    let end_ns = i128::from(windows.end_secs(window)) * 1_000_000_000;
-    rows.iter()
-        .filter(|row| row.limit == limit && row.effective < end_ns)
-        .max_by_key(|row| row.effective)
-        .filter(|row| row.value.is_some())
-        .copied()
-}
-
-/// The traffic of a window in a scope, for each entity that the scope is for, without zeroes.
-fn volumes(scope: &Scope, table: Option<&BTreeMap<Pair, Volume>>) -> BTreeMap<Entity, Volume> {
-    let mut sums = BTreeMap::new();
-    for (pair, volume) in table.into_iter().flatten() {
-        let (source, destination) = (pair.source(), pair.destination());
-        if !scope.source.contains(source) || !scope.destination.contains(destination) {
-            continue;
-        }
-        match scope.per {
-            Per::Pair => add(&mut sums, Entity::Pair(*pair), *volume),
-            Per::Source => add(&mut sums, Entity::Source(source), *volume),
-            Per::Destination => add(&mut sums, Entity::Destination(destination), *volume),
-            Per::Total => add(&mut sums, Entity::Total, *volume),
-            Per::Host => {
-                for host in BTreeSet::from([source, destination]) {
-                    if scope.host.contains(host) {
-                        add(&mut sums, Entity::Host(host), *volume);
-                    }
-                }
-            }
-        }
-    }
-    saturate(sums)
-}
-
-/// Adds to the sum of a key.
-fn add<K: Ord>(sums: &mut BTreeMap<K, WideVolume>, key: K, volume: Volume) {
-    sums.entry(key).or_default().plus_equals(&WideVolume::from(volume));
-}
-
-/// The sums in 64 bits, without zeroes.
-fn saturate<K: Ord>(sums: BTreeMap<K, WideVolume>) -> BTreeMap<K, Volume> {
-    let mut volumes: BTreeMap<K, Volume> =
-        sums.into_iter().map(|(key, sum)| (key, sum.saturate())).collect();
-    volumes.retain(|_, volume| *volume != Volume::default());
-    volumes
 }
 
 fn violation((limit, window, entity): Id, volume: Volume) -> Violation {

@@ -319,7 +319,7 @@ fn continued_computation_agrees_with_the_reference() {
     (0..100).for_each(|seed| check(seed, history(7_000_000 + seed, Size::SMALL)));
 }
 
-/// What has settled or retired by the rules before stays so, from one rule to the next and through a restart.
+/// Windows keep their states from one rule to the next, and through a restart.
 #[test]
 fn computation_whose_rules_change_agrees_with_the_reference() {
     (0..300).for_each(|seed| check(seed, changing_history(6_000_000 + seed, Size::SMALL)));
