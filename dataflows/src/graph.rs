@@ -72,17 +72,24 @@ pub struct Inputs {
 ///
 /// When an input is flushed, an exchange behind it forwards its last records only if the input has sent some since
 /// it was scheduled last. Records sent before the worker stepped could stay in the exchange for ever.
-struct RoundInput<D: Clone + 'static> {
+pub struct RoundInput<D: Clone + 'static> {
     handle: InputHandle<Time, Timed<D>>,
     round: Vec<Timed<D>>,
 }
 
 impl<D: Clone + 'static> RoundInput<D> {
-    fn new(handle: InputHandle<Time, Timed<D>>) -> Self {
+    /// Sends by this handle.
+    pub fn new(handle: InputHandle<Time, Timed<D>>) -> Self {
         RoundInput { handle, round: Vec::new() }
     }
 
-    fn advance_to(&mut self, time: Time) {
+    /// Adds records of the round, each with its time.
+    pub fn extend(&mut self, records: impl IntoIterator<Item = Timed<D>>) {
+        self.round.extend(records);
+    }
+
+    /// Ends the round: what follows is of this time, or later.
+    pub fn advance_to(&mut self, time: Time) {
         self.handle.send_batch(&mut self.round);
         self.round.clear();
         self.handle.advance_to(time);

@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use differential_dataflow::Config as DifferentialConfig;
 use floodmark_dataflows::delivery::CHANGES_AHEAD;
-use floodmark_dataflows::graph::{self, Inputs, Options};
-use floodmark_dataflows::time::{Phase, Time, Timed};
+use floodmark_dataflows::graph::{self, Inputs, Options, RoundInput};
+use floodmark_dataflows::time::{Phase, Time};
 use timely::WorkerConfig;
 use timely::dataflow::operators::probe;
 use timely::dataflow::operators::vec::Input;
-use timely::dataflow::operators::vec::input::Handle as InputHandle;
 use timely::worker::Worker;
 
 use self::collect::{Collected, collect};
@@ -45,20 +44,13 @@ pub struct Computation<'w> {
     /// The inputs, of the leader or of each worker of a run.
     pub inputs: Inputs,
     /// `None` if dead letters are no outputs of ticks.
-    dead_letters: Option<DeadLetterInput>,
+    dead_letters: Option<RoundInput<OwnedMessage>>,
     /// Has passed a tick when all its outputs are in `collected`.
     probe: probe::Handle<Time>,
     collected: Collected,
     windows: WindowStates,
     rounds: Rounds,
     watch: Option<Watch>,
-}
-
-/// The input of dead letters. All are sent when their round ends: an exchange behind an input may keep those that were
-/// sent before.
-struct DeadLetterInput {
-    handle: InputHandle<Time, Timed<OwnedMessage>>,
-    round: Vec<Timed<OwnedMessage>>,
 }
 
 /// Maximum sleep while there is nothing to do. Input wakes the worker.
@@ -74,7 +66,7 @@ impl<'w> Computation<'w> {
             let (inputs, outputs, probe) = graph::build_unprobed(scope, options);
             let (handle, stream) = has_dead_letters.then(|| scope.new_input()).unzip();
             collect(scope, outputs, stream, &probe, &collected);
-            (inputs, handle.map(|handle| DeadLetterInput { handle, round: Vec::new() }), probe)
+            (inputs, handle.map(RoundInput::new), probe)
         });
         Computation {
             worker,
@@ -108,9 +100,9 @@ impl<'w> Computation<'w> {
 
     /// Adds dead letters to the outputs of the current tick.
     pub fn add_dead_letters(&mut self, letters: impl IntoIterator<Item = OwnedMessage>) {
-        if let Some(DeadLetterInput { round, .. }) = &mut self.dead_letters {
+        if let Some(input) = &mut self.dead_letters {
             let time = Time::new(self.inputs.tick(), Phase::Data);
-            round.extend(letters.into_iter().map(|letter| (letter, time)));
+            input.extend(letters.into_iter().map(|letter| (letter, time)));
         }
     }
 
@@ -216,10 +208,8 @@ impl<'w> Computation<'w> {
     pub fn end_round(&mut self) {
         self.rounds.end();
         self.inputs.end_round();
-        if let Some(DeadLetterInput { handle, round }) = &mut self.dead_letters {
-            handle.send_batch(round);
-            round.clear();
-            handle.advance_to(Time::start(self.inputs.tick() + 1));
+        if let Some(input) = &mut self.dead_letters {
+            input.advance_to(Time::start(self.inputs.tick() + 1));
         }
     }
 
