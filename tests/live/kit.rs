@@ -13,6 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
 use crate::common::broker::{self, Broker, Transaction, random_name};
+use crate::common::now_ms;
 use crate::replay::fold::{self, Object, changes, fold, text};
 use crate::replay::pcap::{Packet, pcap};
 use crate::replay::run::{Done, Live, Place, STUCK_AFTER, SignalTarget};
@@ -32,18 +33,29 @@ pub(super) const LIMITS: &str = r#"
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ReplayResult {
     violations: BTreeMap<String, Object>,
-    /// The latest window start that is compared; `None` for all.
-    until: Option<String>,
+    /// The latest window start that is compared. A run whose input is idle goes on by the wall clock, and judges the
+    /// silence in its windows of the present.
+    until: String,
 }
 
+/// The distance from the present of the windows that are compared: the captures are older.
+const PRESENT_MS: u64 = 24 * 3600 * 1000;
+
 impl ReplayResult {
-    /// Runs a replay; `what` is its command line without the limits.
+    /// Runs a replay of captures that are older than a day; `what` is its command line without the limits.
     pub(super) fn of(place: &Place, what: &str) -> Self {
-        let line = format!("replay {what} --limits limits.jsonl");
-        let replayed =
-            ReplayResult { violations: fold(&place.floodmark(&line).stdout(0)), until: None };
-        assert!(!replayed.violations.is_empty(), "nothing is violated: {line}");
+        let replayed = Self::until(place, what, date(now_ms() - PRESENT_MS));
+        let is_compared = |violation| text(violation, "window_start") <= replayed.until.as_str();
+        assert!(replayed.violations.values().all(is_compared), "a capture of the present: {what}");
         replayed
+    }
+
+    /// Runs a replay, of which windows that start later than `until` are not compared.
+    fn until(place: &Place, what: &str, until: String) -> Self {
+        let line = format!("replay {what} --limits limits.jsonl");
+        let violations = fold(&place.floodmark(&line).stdout(0));
+        assert!(!violations.is_empty(), "nothing is violated: {line}");
+        ReplayResult { violations, until }
     }
 
     /// Marks windows that start at or before this time as partial, and removes their violations of a `min`.
@@ -60,14 +72,12 @@ impl ReplayResult {
         self
     }
 
-    /// Returns the violations of windows up to `until`, as lines to compare.
-    fn lines(&self, until: Option<&String>) -> String {
+    /// Returns those of the violations that are compared, as lines.
+    fn lines(&self, violations: &BTreeMap<String, Object>) -> String {
         // All times have the same notation, so that texts compare like times.
-        let known = |object: &&Object| {
-            until.is_none_or(|until| text(object, "window_start") <= until.as_str())
-        };
+        let is_compared = |object: &&Object| text(object, "window_start") <= self.until.as_str();
         let line = |object: &Object| Value::from(object.clone()).to_string() + "\n";
-        self.violations.values().filter(known).map(line).collect()
+        violations.values().filter(is_compared).map(line).collect()
     }
 
     /// Asserts that the final violations of a run equal those of the replay.
@@ -76,9 +86,7 @@ impl ReplayResult {
         violations: BTreeMap<String, Object>,
         what: impl FnOnce() -> String,
     ) {
-        let other = ReplayResult { violations, until: None };
-        let until = self.until.as_ref();
-        fold::assert_same(&self.lines(until), &other.lines(until), || {
+        fold::assert_same(&self.lines(&self.violations), &self.lines(&violations), || {
             format!("only in the replay (here), or only in the run (there)\n{}", what())
         });
     }
@@ -214,9 +222,8 @@ impl TopicFeed {
     /// Replays the packets; windows after the last packet are not compared.
     pub(super) fn replay(&self, place: &Place, options: &str) -> ReplayResult {
         place.write("fed.pcap", pcap(&self.sent));
-        let replayed = ReplayResult::of(place, &format!("fed.pcap {options}"));
         let last_ms = self.last_ms();
-        ReplayResult { until: Some(date(last_ms - last_ms % 1000)), ..replayed }
+        ReplayResult::until(place, &format!("fed.pcap {options}"), date(last_ms - last_ms % 1000))
     }
 }
 
