@@ -5,6 +5,7 @@
 //!
 //! - [`base`]: times, networks, texts, errors, messages, the log: used by all other modules.
 //! - [`capture`]: reads packets from captures.
+//! - [`files`]: opens files, and tells captures from texts.
 //! - [`record`]: decodes and encodes the messages of a topic, in any format.
 //! - [`aggregate`]: folds packets per pair and bucket of time.
 //! - [`sniffer`]: sends packets of an interface or of captures to a topic.
@@ -28,6 +29,7 @@ pub mod cli;
 pub mod cluster;
 pub mod computation;
 pub mod convert;
+pub mod files;
 pub mod generate;
 pub mod http;
 pub mod kafka;

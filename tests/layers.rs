@@ -13,7 +13,7 @@ use crate::bounds::{root, sources};
 /// The modules of `src/`, from the bottom up: each uses only those of its own layer and of lower ones.
 const LAYERS: [&[&str]; 7] = [
     &["base"],
-    &["capture", "record", "limits", "kafka", "aggregate", "generate"],
+    &["capture", "record", "limits", "kafka", "files", "aggregate", "generate"],
     &["output", "metrics", "cluster"],
     &["computation"],
     &["source", "sink", "state", "runner"],

@@ -4,6 +4,7 @@
 //!   addresses.
 //! - `quote` and [`shown`] make texts from outside safe to show.
 //! - [`error`] has the exit codes, [`terminal`] messages to people and the interrupt key, [`logging`] the log.
+//! - [`strays`] tells records with a time far ahead of the next one.
 //! - [`threads`] checks that the process can have more threads, and sets their priority.
 
 pub mod date;
@@ -14,5 +15,6 @@ pub mod network;
 pub(crate) mod quote;
 pub mod shown;
 pub mod size;
+pub mod strays;
 pub mod terminal;
 pub mod threads;

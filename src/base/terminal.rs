@@ -7,11 +7,21 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::base::date::format_ms;
 use crate::base::error::Exit;
 use crate::base::logging;
 use crate::base::shown;
+
+/// The size of some work, if it is known, and its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Bytes of files.
+    Bytes(Option<u64>),
+    /// Shares of the whole, whose number says nothing to people.
+    Shares(Option<u64>),
+}
 
 /// Standard error: lines, and a progress bar below them if it is a terminal.
 #[derive(Clone, Debug)]
@@ -25,17 +35,19 @@ impl Messages {
         Messages { bar: ProgressBar::hidden() }
     }
 
-    /// Returns messages above a progress bar over `bytes` of input, if standard error is a terminal. Without a
-    /// length, as for a pipe, the bar shows how much was read.
-    pub fn with_progress(bytes: Option<u64>) -> Self {
+    /// Returns messages above a progress bar, if standard error is a terminal. Without a size, as for a pipe, the bar
+    /// shows how much was read.
+    pub fn with_progress(work: Work) -> Self {
         if !io::stderr().is_terminal() {
             return Messages::new();
         }
-        let (bar, style) = match bytes {
-            Some(bytes) => {
-                (ProgressBar::new(bytes), "{bar:40} {percent}% {bytes}/{total_bytes} {eta}")
-            }
-            None => (ProgressBar::no_length(), "{spinner} {bytes} {bytes_per_sec}"),
+        let (Work::Bytes(size) | Work::Shares(size)) = work;
+        let bar = size.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        let style = match work {
+            Work::Bytes(Some(_)) => "{bar:40} {percent}% {bytes}/{total_bytes} {eta} {msg}",
+            Work::Bytes(None) => "{spinner} {bytes} {bytes_per_sec} {msg}",
+            Work::Shares(Some(_)) => "{bar:40} {percent}% {eta} {msg}",
+            Work::Shares(None) => "{spinner} {msg}",
         };
         bar.set_draw_target(ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template(style).expect("the template is well formed"));
@@ -43,8 +55,17 @@ impl Messages {
     }
 
     /// Moves the bar.
-    pub fn progress(&self, bytes: u64) {
-        self.bar.set_position(bytes);
+    pub fn progress(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+
+    /// Moves the bar, and shows the number of records that were read and the event time that they have reached.
+    pub fn progress_to(&self, done: u64, records: u64, event_time_ms: u64) {
+        self.bar.set_position(done);
+        if !self.bar.is_hidden() {
+            let (records, time) = (HumanCount(records), format_ms(event_time_ms));
+            self.bar.set_message(format!("{records} records, {time}"));
+        }
     }
 
     /// Removes the bar.

@@ -152,7 +152,7 @@ impl Input {
     }
 
     /// Returns the number of bytes read from the source, before decompression.
-    pub(super) fn raw_bytes(&self) -> u64 {
+    pub(crate) fn raw_bytes(&self) -> u64 {
         self.raw.bytes.load(Relaxed)
     }
 

@@ -9,7 +9,6 @@
 //! - `link_type` lists the link types, `link` parses their headers; `wireless` and `wrapped` parse those that take
 //!   more than a table.
 //! - [`live`]: frames of a network interface, as they pass.
-//! - `strays`: drops packets far ahead of the next one.
 //! - `tally`: counts of the frames read, and of those not counted, by reason.
 //! - `error`: the errors that end the reading.
 //!
@@ -30,7 +29,6 @@ mod packet;
 mod pcap;
 mod pcapng;
 mod reader;
-mod strays;
 mod tally;
 mod time;
 mod wait;

@@ -3,6 +3,7 @@
 use floodmark_dataflows::types::Pair;
 
 use super::time::EventTime;
+use crate::base::strays::Timed;
 
 /// A packet that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,4 +14,11 @@ pub struct Packet {
     pub pair: Pair,
     /// Its bytes on the wire, from that header on.
     pub bytes: u64,
+}
+
+impl Timed for Packet {
+    #[inline(always)]
+    fn time_ms(&self) -> u64 {
+        self.time.ms
+    }
 }

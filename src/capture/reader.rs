@@ -13,10 +13,10 @@ use super::link::unsupported_number;
 use super::packet::Packet;
 use super::pcap::{self, Pcap};
 use super::pcapng::{self, Pcapng, Repeated};
-use super::strays::{Stray, StrayFilter};
 use super::{Fault, LinkType, Parsed, ReadError, Tally, Timing, Uncounted};
 use crate::base::date::format_ms;
 use crate::base::quote::Quoted;
+use crate::base::strays::{Stray, StrayFilter};
 
 /// Reads one capture of any supported format and compression.
 ///
@@ -40,7 +40,7 @@ pub struct Reader {
     input: Input,
     format: Format,
     tally: Tally,
-    strays: StrayFilter,
+    strays: StrayFilter<Packet>,
     /// The error that ended reading, until it is returned.
     error: Option<ReadError>,
     /// Reports harmless oddities; without it they are logged.
@@ -148,7 +148,7 @@ impl Reader {
         &mut self,
         mut visit: impl FnMut(Packet) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, ReadError> {
-        if self.strays.has_packets()
+        if self.strays.has_records()
             && let ControlFlow::Break(end) = self.resume(&mut visit)
         {
             return Ok(ControlFlow::Break(end));
@@ -232,7 +232,7 @@ impl Reader {
         visit: &mut impl FnMut(Packet) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         if let Some(stray) = self.strays.examine(packet, self.tally.frames) {
-            self.tally.recount_as_stray(stray.packet.bytes);
+            self.tally.recount_as_stray(stray.record.bytes);
             self.report_stray(&stray, &packet);
         }
         self.update_read_timeout();
@@ -265,14 +265,14 @@ impl Reader {
         self.input.set_read_timeout(self.strays.is_holding().then_some(STRAY_WAIT));
     }
 
-    fn report_stray(&self, stray: &Stray, next: &Packet) {
+    fn report_stray(&self, stray: &Stray<Packet>, next: &Packet) {
         let name = Quoted(&self.name);
         match self.tally.uncounted(Uncounted::Stray) {
             ..=STRAYS_REPORTED_MAX => self.warn(&format!(
                 "{name}: frame {} is dropped as a stray: its time {} is more than {} ahead of that of the \
                  next packet, {}; a greater --max-ahead keeps it",
-                stray.frame,
-                format_ms(stray.packet.time.ms),
+                stray.position,
+                format_ms(stray.record.time.ms),
                 format_span(self.strays.max_ahead_ms()),
                 format_ms(next.time.ms),
             )),

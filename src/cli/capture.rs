@@ -12,7 +12,7 @@ use super::sending::Sending;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::size;
-use crate::base::terminal::{Interrupt, Messages};
+use crate::base::terminal::{Interrupt, Messages, Work};
 use crate::capture::live::{self, Live};
 use crate::capture::merge::{self, Merge};
 use crate::kafka::topics::Plan;
@@ -379,7 +379,7 @@ pub fn run(args: &Args) -> Outcome {
             let size = merge::size(&readers);
             let mut outlet = outlet(&settings, args)?;
             let interrupt = Interrupt::listen()?;
-            let messages = Messages::with_progress(size);
+            let messages = Messages::with_progress(Work::Bytes(size));
             let reader_settings = FileReaderSettings {
                 pace: Pace::new(args.speed),
                 clock: Monotonic::new(),

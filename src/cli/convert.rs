@@ -15,10 +15,11 @@ use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::Interrupt;
 use crate::cluster::{self, Cluster};
 use crate::convert::converter::{Converter, Counts, Rules};
-use crate::convert::files::{self, FilesSummary};
+use crate::convert::files::{self as conversion, FilesSummary};
 use crate::convert::following::{Follower, SharedState};
 use crate::convert::shared::SharedLines;
 use crate::convert::skew::Skew;
+use crate::files;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, OnRefusal, SCHEME, Start, Topic, TopicReader};
 use crate::output::{WriteError, reader_gone_failure};
@@ -273,7 +274,7 @@ impl Job<'_> {
                 let files = files::open(names).map_err(failed)?;
                 let mut converters = self.converters(1).map_err(failed)?;
                 let converter = &mut converters[0];
-                let ended = files::convert(files, converter, &listen()?);
+                let ended = conversion::convert(files, converter, &listen()?);
                 log_counts(&converters, &self.args.to);
                 let exit = |end: FilesSummary| self.exit_of_files(&end, converters[0].counts());
                 ended.map(exit)

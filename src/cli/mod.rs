@@ -47,7 +47,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check captures against limits, by the times of their packets
+    /// Check recorded traffic against limits, by its own time: captures, texts with records, topics
     Replay(Box<replay::Args>),
     /// Check a Kafka topic against limits, as records arrive and as limits change
     Run(Box<run::Args>),

@@ -1,6 +1,7 @@
-//! `floodmark replay`: judges captures in event time.
+//! `floodmark replay`: judges recorded traffic in event time.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,38 +9,70 @@ use anyhow::anyhow;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::reads::EmitTotals;
 use floodmark_dataflows::time::Windows;
+use floodmark_dataflows::types::Volume;
+use jiff::tz::TimeZone;
 
 use super::cluster::Stall;
 use super::judging::Judging;
+use super::{source, values};
 use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::Tally;
-use crate::capture::merge;
 use crate::cluster::{self, Cluster, Given, Settings, watchdog};
+use crate::files;
+use crate::kafka::{Address, BoundedTopic, SCHEME, Start, Until};
 use crate::limits::catalog::Catalog;
 use crate::limits::{Address as LimitsAddress, feed};
 use crate::output::WriteError;
+use crate::record::{self, Decoder};
 use crate::runner::{self, Ended, EventTime, Job, LeaderConfig, OpenLead, Shared, Sources};
 use crate::sink::{ChangesFile, Counts, Hub, OnlyDifference, OverflowWarnings, Sink, TotalsFile};
-use crate::source::Captures;
-use crate::source::captures::{End, Summary, TickRules};
+use crate::source::Recorded;
+use crate::source::recorded::{End, Inputs, RecordRules, Summary, TickRules};
 
 /// The options of `floodmark replay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Captures: pcap or pcapng, also in gzip or zstd; `-` is standard input
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
+    /// The records: captures (pcap, pcapng), texts with a message a line, both also in gzip or zstd, or topics as
+    /// kafka://HOST:PORT,…/TOPIC; `-` is standard input
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<OsString>,
+
+    /// The first message to read of each partition of a topic: earliest, a time, or an offset
+    ///
+    /// Default: earliest. A time is that of messages, which may differ from the event time of their records.
+    #[arg(long, value_name = "earliest|TIME|N", value_parser = source::start_or_offset)]
+    from_offset: Option<Start>,
+
+    /// The message of each partition of a topic to stop before: latest, a time, or an offset
+    ///
+    /// Default: latest, the end that the partition has at the start. Messages behind a transaction that is open
+    /// then are left out, and their number is reported.
+    #[arg(long, value_name = "latest|TIME|N", value_parser = source::until)]
+    to_offset: Option<Until>,
+
+    /// The time zone of times in records that state no zone
+    #[arg(
+        long,
+        value_name = "ZONE",
+        env = "FLOODMARK_INPUT_TIMEZONE",
+        default_value = "UTC",
+        value_parser = values::zone
+    )]
+    input_timezone: TimeZone,
+
+    #[command(flatten)]
+    kafka: super::kafka::Args,
 
     #[command(flatten)]
     judging: Judging,
 
-    /// Drop a packet that is more than this ahead of the next packet of its capture
+    /// Drop a record that is more than this ahead of the next record of its file or partition
     ///
-    /// Dropped packets are counted and reported. A jump in time that the next packet confirms is accepted, and
-    /// so is the last packet of a capture. Default: the value of --max-gap.
+    /// Dropped records are counted and reported. A jump in time that the next record confirms is accepted, and
+    /// so is the last record of a file or partition. Default: the value of --max-gap.
     #[arg(long, value_name = "DURATION", value_parser = duration::millis)]
     max_ahead: Option<u64>,
 
@@ -70,6 +103,7 @@ impl Args {
                  settles before the end: give both, or neither"
             )));
         }
+        self.inputs()?;
         if self.totals.as_deref() == Some(Path::new("-"))
             && self.changes.as_deref().is_none_or(|changes| changes == Path::new("-"))
         {
@@ -89,12 +123,27 @@ impl Args {
 
     /// The settings that all processes must have in common.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        let Args { files, judging, max_ahead, totals, changes: _, cluster: _, stall: _ } = self;
-        // The order of files does not affect the output.
-        let files: BTreeSet<_> = files.iter().map(|file| file.to_string_lossy()).collect();
-        let files: Vec<_> = files.into_iter().collect();
+        let Args {
+            inputs,
+            from_offset,
+            to_offset,
+            input_timezone,
+            kafka: _,
+            judging,
+            max_ahead,
+            totals,
+            changes: _,
+            cluster: _,
+            stall: _,
+        } = self;
+        // Their order does not affect the output.
+        let inputs: BTreeSet<_> = inputs.iter().map(|input| input.to_string_lossy()).collect();
+        let inputs: Vec<_> = inputs.into_iter().collect();
         let settings = Settings::of("replay")
-            .with("FILE", files.join(" "))
+            .with("INPUT", inputs.join(" "))
+            .with_optional("--from-offset", from_offset.map(source::shown_start))
+            .with_optional("--to-offset", to_offset.map(source::shown_until))
+            .with("--input-timezone", values::shown_zone(input_timezone))
             .with_optional("--max-ahead", max_ahead.map(duration::text))
             .with_optional("--totals", Given::when(totals.is_some()));
         judging.add_settings(settings)
@@ -102,6 +151,60 @@ impl Args {
 
     fn max_ahead_ms(&self) -> u64 {
         self.max_ahead.unwrap_or(self.judging.max_gap_ms())
+    }
+
+    /// Returns the files and the addresses of the topics to read.
+    fn inputs(&self) -> Result<(Vec<PathBuf>, Vec<Address>), Failure> {
+        let (mut files, mut topics) = (Vec::new(), Vec::new());
+        for input in &self.inputs {
+            let text = input.to_str().unwrap_or_default();
+            match text.split_once("://") {
+                Some(_) if text.starts_with(SCHEME) => {
+                    topics.push(text.parse().map_err(|error| usage(anyhow::Error::new(error)))?);
+                }
+                Some((scheme, _)) => {
+                    return Err(usage(anyhow!(
+                        "unknown scheme \"{scheme}://\" (give kafka://host:9092/topic, files, or -)"
+                    )));
+                }
+                None => files.push(PathBuf::from(input)),
+            }
+        }
+        let bounds = self.from_offset.is_some() || self.to_offset.is_some();
+        if topics.is_empty() && bounds {
+            return Err(usage(anyhow!(
+                "--from-offset and --to-offset are for topics, and files are given"
+            )));
+        }
+        Ok((files, topics))
+    }
+
+    /// Opens everything that is to be read.
+    fn open(&self, messages: &Messages) -> Result<Inputs, Failure> {
+        let (files, topics) = self.inputs()?;
+        let files = files::open(&files)?;
+        let from = self.from_offset.unwrap_or(Start::Earliest);
+        let until = self.to_offset.unwrap_or(Until::Latest);
+        let mut opened: Vec<BoundedTopic> = Vec::new();
+        for address in topics {
+            let topic = BoundedTopic::open(&address, &self.kafka.client(), from, until)?;
+            if let Some(same) = opened.iter().find(|other| other.is_same(&topic)) {
+                let same = same.address();
+                return Err(usage(anyhow!(
+                    "\"{address}\" is named twice (\"{same}\"): its records would count twice"
+                )));
+            }
+            if topic.withheld() > 0 {
+                messages.warn(format!(
+                    "\"{address}\": up to {} messages are behind a transaction that is open, and are not read",
+                    topic.withheld()
+                ));
+            }
+            opened.push(topic);
+        }
+        let decoder = Decoder::new(record::Options { input_timezone: self.input_timezone.clone() });
+        let rules = RecordRules { decoder, max_ahead_ms: self.max_ahead_ms() };
+        Ok(Inputs::Any { files, topics: opened, rules })
     }
 
     fn options(&self) -> Options {
@@ -131,8 +234,8 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         refusals.extend(read_limits(&limits, &mut catalog, &messages)?);
     }
     judging.accept(&refusals)?;
-    let readers = merge::open(&args.files, args.max_ahead_ms())?;
-    let messages = Messages::with_progress(merge::size(&readers));
+    let inputs = args.open(&messages)?;
+    let messages = Messages::with_progress(inputs.work());
     let interrupt = Interrupt::listen()?;
     let mut waiting = cluster::unless_interrupted(&interrupt);
     let rules = TickRules {
@@ -165,7 +268,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     });
     let summary = Summary::default();
     let (to, by) = (summary.clone(), messages.clone());
-    let sources = Sources::first(move || Captures::read(readers, rules, by, &to));
+    let sources = Sources::first(move || Recorded::read(inputs, rules, &by, &to));
     let job = Job { shared, sources, lead: Some(lead) };
     let ended = runner::execute(cluster, &settings, &messages, &mut waiting, job)?;
     let ended = ended.expect("the first process has the leader");
@@ -208,7 +311,7 @@ fn finish(
     }
     if ended.dropped != 0 {
         messages.info(format!(
-            "{} packets came after their window had settled, and are not counted",
+            "{} records came after their window had settled, and are not counted",
             ended.dropped
         ));
     }
@@ -219,7 +322,8 @@ fn finish(
     };
     report_counts(messages, end);
     warn_about_refusals(messages, refusals);
-    let damaged = if end.damaged { Exit::BadData } else { Exit::Done };
+    let is_damaged = end.damaged || !end.records.bad.is_empty();
+    let damaged = if is_damaged { Exit::BadData } else { Exit::Done };
     let violates = args.judging.fail_on_violation && ended.active > 0;
     Ok(damaged.or(if violates { Exit::Violations } else { Exit::Done }))
 }
@@ -286,9 +390,18 @@ fn warn_about_refusals(messages: &Messages, refusals: &[String]) {
     }
 }
 
-/// Reports the counted and uncounted frames of captures.
+/// Reports what is counted of an input, and what is not.
 pub(super) fn report_counts(messages: &Messages, end: &End) {
-    let (tally, without_window): (&Tally, _) = (&end.tally, end.without_window);
+    if end.has_records {
+        messages.info(&end.records);
+    }
+    if end.has_frames {
+        report_frames(messages, &end.frames, end.frames_without_window);
+    }
+}
+
+/// Reports the counted and uncounted frames of captures.
+fn report_frames(messages: &Messages, tally: &Tally, without_window: Volume) {
     let packets = tally.packets.saturating_sub(without_window.packets.unsigned_abs());
     let bytes = tally.bytes.saturating_sub(without_window.bytes.unsigned_abs());
     let mut line = format!("counted {packets} of {} frames, {bytes} bytes", tally.frames);

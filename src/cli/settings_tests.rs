@@ -53,7 +53,7 @@ fn each_option_is_compared_or_documented_as_free() {
         for argument in command.get_arguments() {
             let option = match argument.get_long() {
                 Some(long) => format!("--{long}"),
-                None => "FILE".to_owned(),
+                None => "INPUT".to_owned(),
             };
             let free = FREE.contains(&option.as_str());
             assert_ne!(compared.contains(option.as_str()), free, "{option} of {name}");

@@ -10,7 +10,7 @@ use crate::base::date;
 use crate::base::duration;
 use crate::cluster::{Given, Settings};
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, BufferedProducer, OnRefusal, SourceOptions, Start, Tuning};
+use crate::kafka::{Address, BufferedProducer, OnRefusal, SourceOptions, Start, Tuning, Until};
 use crate::record::{Decoder, Options};
 use crate::source::topic::OpenDeadLetters;
 
@@ -136,17 +136,49 @@ pub fn start(text: &str) -> Result<Start, String> {
     match text {
         "earliest" => Ok(Start::Earliest),
         "latest" => Ok(Start::Latest),
-        time => {
-            let nanos = date::parse(time).map_err(|_| {
-                format!(
-                    "\"{time}\" is none of earliest, latest, and a time such as \
-                     2026-01-31T12:00:00Z"
-                )
-            })?;
-            u64::try_from(nanos.div_euclid(1_000_000))
-                .map(Start::At)
-                .map_err(|_| format!("\"{time}\" is before 1970"))
-        }
+        text => time(text, "earliest, latest").map(Start::At),
+    }
+}
+
+/// Reads `earliest`, a time, or an offset.
+pub fn start_or_offset(text: &str) -> Result<Start, String> {
+    match (offset(text), text) {
+        (Some(offset), _) => offset.map(Start::Offset),
+        (None, "earliest") => Ok(Start::Earliest),
+        (None, text) => time(text, "earliest, an offset").map(Start::At),
+    }
+}
+
+/// Reads `latest`, a time, or an offset.
+pub fn until(text: &str) -> Result<Until, String> {
+    match (offset(text), text) {
+        (Some(offset), _) => offset.map(Until::Offset),
+        (None, "latest") => Ok(Until::Latest),
+        (None, text) => time(text, "latest, an offset").map(Until::Time),
+    }
+}
+
+/// Reads an offset; `None` for a text that is none.
+fn offset(text: &str) -> Option<Result<i64, String>> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let read = || text.parse().map_err(|_| format!("\"{text}\" is greater than any offset"));
+    is_number.then(read)
+}
+
+/// Reads a time, in milliseconds since 1970. `others`: the other values.
+fn time(text: &str, others: &str) -> Result<u64, String> {
+    let nanos = date::parse(text).map_err(|_| {
+        format!("\"{text}\" is none of {others}, and a time such as 2026-01-31T12:00:00Z")
+    })?;
+    u64::try_from(nanos.div_euclid(1_000_000)).map_err(|_| format!("\"{text}\" is before 1970"))
+}
+
+/// Formats an end position as an option value.
+pub fn shown_until(until: Until) -> String {
+    match until {
+        Until::Latest => "latest".to_owned(),
+        Until::Time(ms) => date::format_ms(ms).to_string(),
+        Until::Offset(offset) => offset.to_string(),
     }
 }
 
@@ -157,6 +189,7 @@ pub fn shown_start(start: Start) -> String {
         Start::Latest => "latest".to_owned(),
         Start::Committed => "committed".to_owned(),
         Start::At(ms) => date::format_ms(ms).to_string(),
+        Start::Offset(offset) => offset.to_string(),
     }
 }
 

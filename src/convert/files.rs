@@ -1,20 +1,19 @@
 //! Reads captures and texts on a thread of its own: first all captures, merged by time, then the texts line by line,
 //! in the order of the arguments. The first bytes of a file show whether it is a capture or a text.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
 use super::CAPACITY_PAUSE;
 use super::converter::{Converter, Origin};
-use super::texts::{Line, Texts};
-use crate::base::error::{Exit, Failure};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::merge::Merge;
-use crate::capture::{Fault, Input, ReadError, Reader, Tally};
+use crate::capture::{Reader, Tally};
+use crate::files::texts::{Line, Texts};
+use crate::files::{Contents, OpenFile};
 use crate::output::WriteError;
 use crate::record::{Message, Record};
 use crate::sniffer::source::record;
@@ -53,29 +52,6 @@ pub struct FilesSummary {
 enum ReaderMessage {
     Items(Vec<Item>),
     End(Box<FilesSummary>),
-}
-
-/// Opens all files, so that a missing one is reported before anything starts.
-pub fn open(files: &[PathBuf]) -> Result<Vec<OpenFile>, Failure> {
-    if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
-        let error = anyhow!("standard input \"-\" is named twice, and can be read once");
-        return Err(Failure::new(Exit::Usage, error));
-    }
-    let open = |path: &PathBuf| {
-        let name = match path.as_os_str() == "-" {
-            true => "standard input".to_owned(),
-            false => path.display().to_string(),
-        };
-        let input = Input::open(path).map_err(|fault| ReadError::new(&name, 1, 0, fault))?;
-        Ok(OpenFile { name, input })
-    };
-    files.iter().map(open).collect()
-}
-
-/// An open file.
-pub struct OpenFile {
-    name: String,
-    input: Input,
 }
 
 /// Reads all files, and writes the records in them.
@@ -163,13 +139,14 @@ impl FileReader {
     fn run(mut self, files: Vec<OpenFile>) {
         let mut end = FilesSummary::default();
         let (mut captures, mut texts, mut pipes) = (Vec::new(), Vec::new(), false);
-        for OpenFile { name, mut input } in files {
-            match begins_as_capture(&mut input) {
-                Ok(true) => {
-                    pipes |= input.size_hint().is_none();
-                    captures.push(Reader::from_input(&name, input));
+        for file in files {
+            let name = file.name().to_owned();
+            match file.contents() {
+                Ok(Contents::Capture(reader)) => {
+                    pipes |= reader.size_hint().is_none();
+                    captures.push(*reader);
                 }
-                Ok(false) => texts.push((name, Texts::new(input))),
+                Ok(Contents::Text(text)) => texts.push((name, *text)),
                 Err(fault) => {
                     end.damaged = true;
                     tracing::error!("\"{name}\" can't be read: {fault}");
@@ -225,7 +202,7 @@ impl FileReader {
                         Line::Text(bytes) | Line::Broken(bytes) => bytes.len(),
                         Line::TooLong => 0,
                     };
-                    self.push(Item::Line { file: file.clone(), line: texts.line, text }, bytes)?;
+                    self.push(Item::Line { file: file.clone(), line: texts.line(), text }, bytes)?;
                 }
                 Ok(None) => return Ok(()),
                 Err(fault) => {
@@ -257,15 +234,4 @@ impl FileReader {
         }
         if self.interrupt.pressed() { Err(Stopped) } else { Ok(()) }
     }
-}
-
-/// Whether a file is a capture. Reads as many bytes as that decision needs.
-fn begins_as_capture(input: &mut Input) -> Result<bool, Fault> {
-    const ENOUGH: usize = 4;
-    while input.bytes().len() < ENOUGH {
-        if !input.fill(ENOUGH)? {
-            break;
-        }
-    }
-    Ok(Reader::has_magic(input.bytes()))
 }

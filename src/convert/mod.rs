@@ -9,8 +9,7 @@
 //! - [`converter`]: converts each message and writes it to an outlet.
 //! - [`following`]: one worker that reads partitions of a topic; [`skew`] bounds the distance in event time
 //!   between workers.
-//! - [`files`]: captures and texts, read by a thread of their own; `texts` cuts them into messages, with
-//!   `json_cut` for JSON values over several lines.
+//! - [`files`]: captures and texts, read by a thread of their own.
 //! - [`shared`]: one file that several workers write to.
 //!
 //! The workers read nothing while the sink has no capacity, so an outage of the sink loses no records. A worker
@@ -21,10 +20,8 @@ use std::time::Duration;
 pub mod converter;
 pub mod files;
 pub mod following;
-mod json_cut;
 pub mod shared;
 pub mod skew;
-mod texts;
 
 /// Pause before the capacity of the sink is checked again.
 const CAPACITY_PAUSE: Duration = Duration::from_millis(5);

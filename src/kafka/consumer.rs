@@ -5,18 +5,18 @@
 //! this module calls the library itself.
 #![expect(unsafe_code, reason = "batches are in the C interface of librdkafka alone")]
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::{null, null_mut};
 use std::slice;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka::bindings::{
     rd_kafka_consume_batch_queue, rd_kafka_err2str, rd_kafka_header_get_last,
     rd_kafka_message_destroy, rd_kafka_message_errstr, rd_kafka_message_headers,
     rd_kafka_message_s, rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_queue_destroy,
-    rd_kafka_queue_get_consumer, rd_kafka_queue_t, rd_kafka_set_logger, rd_kafka_t,
-    rd_kafka_timestamp_type_t,
+    rd_kafka_queue_forward, rd_kafka_queue_get_consumer, rd_kafka_queue_get_partition,
+    rd_kafka_queue_t, rd_kafka_set_logger, rd_kafka_t, rd_kafka_timestamp_type_t,
 };
 use rdkafka::client::ClientContext as _;
 use rdkafka::config::RDKafkaLogLevel;
@@ -29,6 +29,9 @@ use super::{Context, Error, setup};
 
 /// Messages of one batch. It bounds how long a worker is away from the computation.
 pub(super) const BATCH: usize = 4096;
+
+/// Messages of one batch of a partition that is read by itself: they wait as long as the partition does.
+const PARTITION_BATCH: usize = 512;
 
 /// Time limit for a request for the end of a partition.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -123,6 +126,18 @@ unsafe impl Send for Consumer {}
 
 struct Queue(*mut rd_kafka_queue_t);
 
+impl Queue {
+    /// Fetches messages from the client, as many as the slice has places or as come until `wait` is over. Returns their
+    /// number.
+    fn fetch(&self, wait: Duration, to: &mut [*mut rd_kafka_message_t]) -> usize {
+        let wait = c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: the queue is valid, and the array has the requested length.
+        let count =
+            unsafe { rd_kafka_consume_batch_queue(self.0, wait, to.as_mut_ptr(), to.len()) };
+        usize::try_from(count).unwrap_or(0)
+    }
+}
+
 impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: the client of the queue is still alive, and this is the only owner of this reference.
@@ -147,12 +162,10 @@ impl Consumer {
         config: &ClientConfig,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        let mut client: BaseConsumer<Context> = setup::create(config, Context::new())?;
+        let mut client = client(config)?;
         client.set_nonempty_callback(wake);
         // SAFETY: the client is valid, and outlives the queue.
         let queue = unsafe { rd_kafka_queue_get_consumer(client.client().native_ptr()) };
-        // SAFETY: the client is valid. Reading batches bypasses the crate, which would forward logs.
-        unsafe { rd_kafka_set_logger(client.client().native_ptr(), Some(log)) };
         assert!(!queue.is_null(), "a consumer with a group has a queue");
         let (messages, batch) = (Vec::new(), vec![null_mut(); BATCH]);
         let topic = topic.into();
@@ -207,11 +220,7 @@ impl Consumer {
 
     /// Fetches the next batch from the client.
     fn fetch(&mut self) {
-        // SAFETY: the queue is valid, and the array has the requested length.
-        let count = unsafe {
-            rd_kafka_consume_batch_queue(self.queue.0, 0, self.batch.as_mut_ptr(), self.batch.len())
-        };
-        let count = usize::try_from(count).unwrap_or(0);
+        let count = self.queue.fetch(Duration::ZERO, &mut self.batch);
         self.drained = count < self.batch.len();
         // All at once, so that a panic of a reader releases all of them.
         self.messages.extend(self.batch[..count].iter().copied().map(Borrowed));
@@ -271,11 +280,151 @@ impl Consumer {
         partitions: &[(i32, i64)],
         offset: impl Fn(i64) -> Offset,
     ) -> Result<TopicPartitionList, KafkaError> {
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for (partition, at) in partitions {
-            list.add_partition_offset(&self.topic, *partition, offset(*at))?;
+        list(&self.topic, partitions, offset)
+    }
+}
+
+fn list(
+    topic: &str,
+    partitions: &[(i32, i64)],
+    offset: impl Fn(i64) -> Offset,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (partition, at) in partitions {
+        list.add_partition_offset(topic, *partition, offset(*at))?;
+    }
+    Ok(list)
+}
+
+/// Creates a client for reading batches.
+fn client(config: &ClientConfig) -> Result<BaseConsumer<Context>, Error> {
+    let client: BaseConsumer<Context> = setup::create(config, Context::new())?;
+    // SAFETY: the client is valid. Reading batches bypasses the crate, which would forward logs.
+    unsafe { rd_kafka_set_logger(client.client().native_ptr(), Some(log)) };
+    Ok(client)
+}
+
+/// A consumer of which each partition has a queue of its own: one that is not read delays no other, and its broker is
+/// not asked for more than the queue holds.
+pub(super) struct SplitConsumer {
+    topic: String,
+    client: BaseConsumer<Context>,
+}
+
+impl SplitConsumer {
+    /// Opens the consumer with these partitions, to be read from these offsets on.
+    pub(super) fn open(
+        topic: &str,
+        config: &ClientConfig,
+        partitions: &[(i32, i64)],
+    ) -> Result<Vec<PartitionQueue>, Error> {
+        let consumer = Arc::new(SplitConsumer { topic: topic.into(), client: client(config)? });
+        let failed = |reason: String| Error::Failed {
+            doing: format!("reading the partitions of topic \"{topic}\""),
+            reason,
+        };
+        let name = CString::new(topic).map_err(|error| failed(error.to_string()))?;
+        let queue = |(partition, _): &(i32, i64)| {
+            let client = consumer.client.client().native_ptr();
+            // SAFETY: the client is valid, and outlives the queue; the name ends with a zero.
+            let queue = unsafe { rd_kafka_queue_get_partition(client, name.as_ptr(), *partition) };
+            if queue.is_null() {
+                return Err(failed(format!("partition {partition} has no queue")));
+            }
+            let queue = Queue(queue);
+            // SAFETY: the queue is valid. From now on its messages do not go to the queue of the consumer.
+            unsafe { rd_kafka_queue_forward(queue.0, null_mut()) };
+            Ok(PartitionQueue {
+                messages: Vec::new(),
+                next: 0,
+                queue,
+                batch: vec![null_mut(); PARTITION_BATCH],
+                partition: *partition,
+                consumer: consumer.clone(),
+            })
+        };
+        let queues = partitions.iter().map(queue).collect::<Result<Vec<_>, Error>>()?;
+        list(topic, partitions, Offset::Offset)
+            .and_then(|list| consumer.client.incremental_assign(&list))
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(queues)
+    }
+}
+
+/// The queue of one partition.
+pub(super) struct PartitionQueue {
+    /// The messages of a batch. Declared before the client, which must outlive them.
+    messages: Vec<Borrowed>,
+    /// The number of these that are consumed.
+    next: usize,
+    // Declared before the client, which must outlive it.
+    queue: Queue,
+    batch: Vec<*mut rd_kafka_message_t>,
+    partition: i32,
+    consumer: Arc<SplitConsumer>,
+}
+
+// SAFETY: the client, its queues and its messages may be used by any thread; each queue has one owner. The pointers of
+// a batch are not used between two calls.
+unsafe impl Send for PartitionQueue {}
+
+impl PartitionQueue {
+    /// Returns the number of the partition.
+    pub(super) fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// Calls `each` for the messages of a batch until it stops: the next call continues with the rest. Waits at most
+    /// `wait` for the first message of a batch. Returns whether there was any.
+    pub(super) fn poll(
+        &mut self,
+        wait: Duration,
+        mut each: impl FnMut(Polled<'_>) -> Step,
+    ) -> bool {
+        if self.next == self.messages.len() {
+            // Events of the client as a whole; messages are in the queues of partitions.
+            if let Some(Err(error)) = self.consumer.client.poll(Duration::ZERO) {
+                tracing::debug!(%error, "the consumer reports");
+                if let Some((_, why)) = self.consumer.client.client().fatal_error() {
+                    each(Polled::Failed { why });
+                    return true;
+                }
+            }
+            self.fetch(wait);
         }
-        Ok(list)
+        let begin = self.next;
+        while let Some(message) = self.messages.get(self.next) {
+            self.next += 1;
+            // SAFETY: the message is valid until it is released.
+            let polled = unsafe { polled(&*message.0) };
+            if polled.map_or(Step::Next, &mut each) == Step::Stop {
+                break;
+            }
+        }
+        self.next > begin
+    }
+
+    fn fetch(&mut self, wait: Duration) {
+        self.messages.clear();
+        self.next = 0;
+        // The client would wait for a whole batch.
+        let mut count = self.queue.fetch(wait, &mut self.batch[..1]);
+        if count == 1 {
+            count += self.queue.fetch(Duration::ZERO, &mut self.batch[1..]);
+        }
+        self.messages.extend(self.batch[..count].iter().copied().map(Borrowed));
+    }
+
+    /// Stops to fetch the partition.
+    pub(super) fn stop(&mut self) {
+        self.messages.clear();
+        self.next = 0;
+        let SplitConsumer { topic, client } = &*self.consumer;
+        let stopped = list(topic, &[(self.partition, 0)], |_| Offset::Invalid)
+            .and_then(|list| client.incremental_unassign(&list));
+        if let Err(error) = stopped {
+            tracing::debug!(partition = self.partition, %error, "cannot stop fetching a partition");
+        }
     }
 }
 

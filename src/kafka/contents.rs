@@ -81,13 +81,17 @@ impl Contents {
             return Ok(());
         }
         self.decided.store(true, Ordering::Relaxed);
-        let error = anyhow!(
-            "\"{address}\" is no topic of records: its first {output} messages are {kind}, which floodmark \
-             itself writes (give --from a topic of records, such as the one that floodmark capture \
-             writes to)"
-        );
-        Err(Failure::new(Exit::BadConfig, error))
+        Err(no_records(address, kind, output))
     }
+}
+
+/// Returns the failure to read records from a topic whose first messages are so many of this kind.
+pub fn no_records(address: &Address, kind: &str, messages: u64) -> Failure {
+    let error = anyhow!(
+        "\"{address}\" is no topic of records: its first {messages} messages are {kind}, which floodmark itself \
+         writes (give a topic of records, such as the one that floodmark capture writes to)"
+    );
+    Failure::new(Exit::BadConfig, error)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! - [`ClientOptions`]: the checked librdkafka options of users.
 //! - [`Context`]: the events of a client: lines for the log, and whether brokers can be reached.
 //! - [`Producer`]: sends messages, each once, and counts them by outcome.
+//! - [`BoundedTopic`]: a range of the messages of a topic, each partition by itself.
 //! - [`read_to_end`]: reads all messages of a topic once.
 //! - [`topics`]: creates and describes topics, and checks them against the records that are to be sent.
 //!
@@ -11,6 +12,7 @@
 //! that is down; and those that no retry repairs, which stop the command and are an [`Error`].
 
 mod address;
+mod bounded;
 mod buffered;
 mod committer;
 mod consumer;
@@ -43,8 +45,9 @@ mod transactions;
 mod watch;
 
 pub use address::{Address, AddressError, SCHEME};
+pub use bounded::{BoundedPartition, BoundedTopic, Until};
 pub use buffered::{BufferedProducer, OnRefusal, Refused, TopicFault};
-pub use contents::Contents;
+pub use contents::{Contents, no_records};
 pub use context::Context;
 pub use ends::{TRANSACTION_PATIENCE, Withheld};
 pub use error::Error;

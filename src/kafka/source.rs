@@ -71,7 +71,17 @@ pub struct ReceivedMessage<'a> {
     headers: Headers<'a>,
 }
 
-impl ReceivedMessage<'_> {
+impl<'a> ReceivedMessage<'a> {
+    /// Creates a message of a partition whose event time nobody keeps.
+    pub(super) fn new(
+        partition: i32,
+        offset: i64,
+        message: Message<'a>,
+        headers: Headers<'a>,
+    ) -> Self {
+        ReceivedMessage { partition, offset, reached: None, message, headers }
+    }
+
     /// Whether floodmark has written the message as a dead letter.
     pub fn is_dead_letter(&self) -> bool {
         self.headers.has(c"floodmark.error")
@@ -451,7 +461,7 @@ impl TopicReader {
 }
 
 /// Returns the failure of a partition that has no message at `next`.
-fn offset_error(topic: &Topic, partition: i32, next: i64, why: &str) -> Failure {
+pub(super) fn offset_error(topic: &Topic, partition: i32, next: i64, why: &str) -> Failure {
     // librdkafka reports a cut-back log by the same code as an expired offset.
     let truncated = why.contains("truncation") || why.contains("No epoch found");
     if let Some(lost) = topic.watch.missing_offset(partition, next, truncated) {

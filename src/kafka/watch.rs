@@ -62,6 +62,8 @@ pub enum Start {
     At(u64),
     /// The offset that the group has committed; in partitions where it has committed none, the first message.
     Committed,
+    /// This offset of each partition.
+    Offset(i64),
 }
 
 /// The options for reading a topic.
@@ -79,6 +81,19 @@ pub struct SourceOptions {
     pub max_transaction: Duration,
     /// Whether a partition counts as read to its end at a transaction that has been open for longer.
     pub skip_open_transactions: bool,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        SourceOptions {
+            start: Start::Earliest,
+            idle_timeout: Duration::from_secs(30),
+            max_skew_ms: u64::MAX,
+            group: "floodmark".into(),
+            max_transaction: Duration::from_secs(15 * 60),
+            skip_open_transactions: false,
+        }
+    }
 }
 
 /// The state of a topic as the brokers have reported it.
@@ -220,6 +235,16 @@ impl TopicWatch {
         let _ = self.wake.try_send(());
     }
 
+    /// Requests the first offset of a partition at or after a time; `None` if there is none.
+    pub(super) fn first_at(
+        &self,
+        address: &Address,
+        partition: i32,
+        time: u64,
+    ) -> Result<Option<i64>, Failure> {
+        first_at(&self.client, address, partition, time)
+    }
+
     /// Asks the brokers why a partition has no message at `next`. `truncated`: the leader's log has another history
     /// up to there. `None`: the messages have expired.
     pub(super) fn missing_offset(
@@ -252,7 +277,7 @@ impl Opening<'_> {
     /// Requests the ends of a partition and the first offset to read.
     fn partition(&self, partition: i32) -> Result<(Ends, i64), Failure> {
         let client = self.client;
-        let unreachable = |error: KafkaError| self.unreachable(&error);
+        let unreachable = |error: KafkaError| unreachable(client, self.address, &error);
         let ends = retry_until_leader_known(|left| client.ends(partition, None, left))
             .map_err(unreachable)?;
         let at = match self.options.start {
@@ -260,8 +285,7 @@ impl Opening<'_> {
             // Messages behind an open transaction arrive later, when the transaction ends.
             Start::Latest => ends.stable,
             Start::At(time) => {
-                let found = retry_until_leader_known(|left| client.first_at(partition, time, left));
-                let at = found.map_err(unreachable)?.unwrap_or(ends.end);
+                let at = first_at(client, self.address, partition, time)?.unwrap_or(ends.end);
                 tracing::debug!(partition, offset = at, time = %format_ms(time), "first offset found");
                 at
             }
@@ -282,14 +306,18 @@ impl Opening<'_> {
                 );
                 found.unwrap_or(ends.first)
             }
+            Start::Offset(offset) if offset < ends.first => {
+                let error = anyhow!(
+                    "\"{}\", partition {partition}: offset {offset} (--from-offset) does not exist any more: the \
+                     partition begins at {}; give --from-offset earliest, or a later one",
+                    self.address,
+                    ends.first
+                );
+                return Err(Failure::new(Exit::NoInput, error));
+            }
+            Start::Offset(offset) => offset.min(ends.end),
         };
         Ok((ends, at))
-    }
-
-    fn unreachable(&self, error: &KafkaError) -> Failure {
-        let why = self.client.last_error().unwrap_or_else(|| error.to_string());
-        let error = anyhow!("{why}").context(format!("reading from \"{}\"", self.address));
-        Failure::new(Exit::Unavailable, error)
     }
 
     fn committed_elsewhere(
@@ -309,6 +337,22 @@ impl Opening<'_> {
         );
         Failure::new(Exit::BadConfig, error)
     }
+}
+
+fn first_at(
+    client: &TopicClient,
+    address: &Address,
+    partition: i32,
+    time: u64,
+) -> Result<Option<i64>, Failure> {
+    let found = retry_until_leader_known(|left| client.first_at(partition, time, left));
+    found.map_err(|error| unreachable(client, address, &error))
+}
+
+fn unreachable(client: &TopicClient, address: &Address, error: &KafkaError) -> Failure {
+    let why = client.last_error().unwrap_or_else(|| error.to_string());
+    let error = anyhow!("{why}").context(format!("reading from \"{address}\""));
+    Failure::new(Exit::Unavailable, error)
 }
 
 /// Repeats a request while the leader of a partition is unknown, for at most [`REACH_TIMEOUT`]. The leader is unknown

@@ -4,6 +4,7 @@ use floodmark_dataflows::types::{Pair, Volume};
 
 use super::bounds::AMOUNT_MAX;
 use super::reason::{RecordError, Skip};
+use crate::base::strays::Timed;
 
 /// A record of traffic, from a captured packet or a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +15,13 @@ pub struct Record {
     pub pair: Pair,
     /// The bytes and the packets: at least one packet, at most [`AMOUNT_MAX`] of each.
     pub volume: Volume,
+}
+
+impl Timed for Record {
+    #[inline(always)]
+    fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
 }
 
 /// A message as a source has it.

@@ -211,8 +211,8 @@ impl TimeSource for WallTime {
         }
         if std::mem::take(&mut self.is_before_first) {
             match self.start {
-                // Offsets that were committed are no option of a run: it has no state to go with them.
-                Start::Earliest | Start::Committed => {}
+                // Offsets are no option of a run: it has no state to go with them.
+                Start::Earliest | Start::Committed | Start::Offset(_) => {}
                 // All processes have started, and have determined their latest offsets.
                 Start::Latest => mark(SourceProgress::Begun(now)),
                 Start::At(time) => mark(SourceProgress::Begun(time)),

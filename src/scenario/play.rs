@@ -21,8 +21,8 @@ use crate::output::WriteError;
 use crate::output::difference::PublishedChanges;
 use crate::runner::{self, EventTime, LeaderConfig, Shared, TimeSource};
 use crate::sink::{ClosedTick, Counts, Hub, Sink};
-use crate::source::captures::{Summary, TickRules};
-use crate::source::{Captures, Demand, Source, TickRecords};
+use crate::source::recorded::{Inputs, Summary, TickRules};
+use crate::source::{Demand, Recorded, Source, TickRecords};
 
 /// The reason why a case was not played to its end.
 pub(super) enum PlayError {
@@ -49,7 +49,8 @@ pub(super) fn play(
     let summary = Summary::default();
     let captures = match readers.is_empty() {
         true => None,
-        false => match Captures::read(readers, rules, Messages::new(), &summary) {
+        false => match Recorded::read(Inputs::Captures(readers), rules, &Messages::new(), &summary)
+        {
             Ok(captures) => Some(captures),
             Err(failure) => {
                 runner::follow(worker, shared.options);
@@ -101,7 +102,7 @@ struct CaseSource<'a> {
     begin: u64,
     /// The events still to come, by tick.
     ticks: BTreeMap<u64, TickEvents>,
-    captures: Option<Captures>,
+    captures: Option<Recorded>,
     summary: Summary,
     combiner: Combiner,
 }

@@ -4,10 +4,10 @@
 //! what they need ([`Demand`]); the leader begins ticks, and each worker puts the [`TickRecords`] of its source into
 //! them. A source knows neither the computation nor the other workers.
 //!
-//! - `captures`: files of packets, cut into ticks by their event time.
+//! - `recorded`: captures, files of records and ranges of topics, cut into ticks by their event time.
 //! - `topic`: the partitions of a topic that belong to a worker.
 
-pub mod captures;
+pub mod recorded;
 pub mod topic;
 
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ use crate::computation::EventTimeReached;
 use crate::kafka::{OwnedMessage, PartitionState};
 use crate::sink::SinkState;
 
-pub use captures::Captures;
+pub use recorded::Recorded;
 pub use topic::Partitions;
 
 /// The tick that the records read so far need.

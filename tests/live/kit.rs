@@ -145,6 +145,7 @@ pub(super) fn topic_of(place: &Place, what: &str, partitions: i32) -> Address {
 
 /// Sends packets, each as a message with the pair as its key, and keeps them for a replay.
 pub(super) struct TopicFeed {
+    address: Address,
     producer: Producer,
     sent: Vec<Packet>,
 }
@@ -158,7 +159,12 @@ impl TopicFeed {
         let options = ClientOptions::new(["reconnect.backoff.max.ms=200"]).expect("an option");
         let producer = Producer::open(address, &options, Tuning::for_throughput());
         let producer = producer.unwrap_or_else(|failure| panic!("{:#}", failure.error));
-        TopicFeed { producer, sent: Vec::new() }
+        TopicFeed { address: address.clone(), producer, sent: Vec::new() }
+    }
+
+    /// Returns the address of the topic.
+    pub(super) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Sends a packet to a partition, without waiting for its delivery.

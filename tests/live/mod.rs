@@ -9,6 +9,7 @@
 //! - `what_if`: a second set of limits beside the first.
 //! - `partitions`: idle, lagging and new partitions, unreadable messages, and the start of a run.
 //! - `transactions`: messages behind an open transaction of another producer.
+//! - `recorded`: replays of topics, and of texts with records.
 //! - `recreated`: topics that are deleted while they are read, and created again.
 //! - `restarts`: runs that are started again over the alerts of the run before.
 //! - `state`: runs that continue from the state of the run before, however that has ended.
@@ -45,6 +46,7 @@ mod outages;
 mod outputs;
 mod overflow;
 mod partitions;
+mod recorded;
 mod recreated;
 mod restarts;
 mod sinks;

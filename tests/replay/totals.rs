@@ -96,7 +96,7 @@ fn late_packets_count_until_their_window_settles() {
     let line = "replay a.pcap --window 1m --lateness 30s --totals totals.csv";
     for more in ["", "--retention 0s", "--retention 1h -w2"] {
         let done = place.floodmark(&format!("{line} {more}")).run().expect(0);
-        let done = done.assert_stderr(&["2 packets came after their window had settled"]);
+        let done = done.assert_stderr(&["2 records came after their window had settled"]);
         assert_eq!(
             place.read("totals.csv"),
             format!(

@@ -30,8 +30,8 @@ use crate::runner::{
     Sources,
 };
 use crate::sink::{Counts, Hub};
-use crate::source::captures::{Summary, TickRules};
-use crate::source::{Captures, Filter};
+use crate::source::recorded::{Inputs, Summary, TickRules};
+use crate::source::{Filter, Recorded};
 
 /// The options of `floodmark limits explain`.
 #[derive(Clone, Debug, clap::Args)]
@@ -218,7 +218,8 @@ fn explain_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit)
     read_limits(&limits, &mut catalog, &Messages::new())?;
     let max_ahead = args.max_ahead.unwrap_or(rules.max_gap_secs.saturating_mul(1000));
     let readers = merge::open(&args.capture, max_ahead)?;
-    let messages = Messages::with_progress(merge::size(&readers));
+    let inputs = Inputs::Captures(readers);
+    let messages = Messages::with_progress(inputs.work());
     let query = ExplainQuery { pair, at_ms: args.at, all: args.all };
     let (query, facts) = PendingQuery::new(query);
     let options = Options { windows: rules, ..Options::default() };
@@ -226,7 +227,7 @@ fn explain_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit)
         TickRules { tick_ms: TICK_MS, windows: rules, filter: Filter::default(), peers: 1 };
     let summary = Summary::default();
     let (to, by) = (summary.clone(), messages.clone());
-    let sources = Sources::first(move || Captures::read(readers, tick_rules, by, &to));
+    let sources = Sources::first(move || Recorded::read(inputs, tick_rules, &by, &to));
     let lead: OpenLead = Box::new(move || {
         Ok(LeaderConfig {
             state: None,

@@ -10,7 +10,7 @@ use crate::capture::{BUFFER_MAX, Fault, Input};
 
 /// A message, or the error in its place.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub enum Line {
     /// The bytes of the message, without the end of its line.
     Text(Vec<u8>),
     /// Part of an array that is not JSON, or an array that does not end.
@@ -47,7 +47,7 @@ enum Part {
 }
 
 /// The messages of one text.
-pub(super) struct Texts {
+pub struct Texts {
     input: Input,
     part: Part,
     /// Buffered bytes that were scanned.
@@ -57,7 +57,7 @@ pub(super) struct Texts {
     /// Lines that begin before this offset are messages by themselves: the JSON value that spans them is broken.
     plain_until: u64,
     /// The number of the line at which the last message begins.
-    pub(super) line: u64,
+    line: u64,
 }
 
 /// The decision about the buffered bytes.
@@ -71,7 +71,7 @@ enum Found {
 }
 
 impl Texts {
-    pub(super) fn new(input: Input) -> Self {
+    pub(crate) fn new(input: Input) -> Self {
         Texts {
             input,
             part: Part::LineStart,
@@ -82,18 +82,36 @@ impl Texts {
         }
     }
 
+    /// Returns the bytes of the text that are read and in no message yet.
+    pub fn buffered(&self) -> &[u8] {
+        self.input.bytes()
+    }
+
+    /// Returns the number of the line at which the last message begins.
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// Returns the number of bytes read so far from the file, before decompression, for a progress bar.
+    pub fn raw_offset(&self) -> u64 {
+        self.input.raw_bytes()
+    }
+
     /// Returns the offset of the first byte that is in no message yet.
-    pub(super) fn offset(&self) -> u64 {
+    pub fn offset(&self) -> u64 {
         self.input.consumed()
     }
 
     /// Returns the number of the line at that offset.
-    pub(super) fn current_line(&self) -> u64 {
+    pub fn current_line(&self) -> u64 {
         self.passed_lines + 1
     }
 
     /// Returns the next message; `None` at the end. Calls `before_read` before it waits for more bytes.
-    pub(super) fn next(&mut self, before_read: &mut impl FnMut()) -> Result<Option<Line>, Fault> {
+    ///
+    /// # Errors
+    /// The file can't be read further.
+    pub fn next(&mut self, before_read: &mut impl FnMut()) -> Result<Option<Line>, Fault> {
         loop {
             match self.find() {
                 Found::Message(line) => return Ok(Some(line)),

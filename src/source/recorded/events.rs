@@ -11,6 +11,8 @@ use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::Volume;
 
+use super::tally::RecordTally;
+use crate::base::error::Failure;
 use crate::capture::Tally;
 
 /// The input of one tick.
@@ -20,7 +22,7 @@ pub(super) struct Tick {
     pub tick: u64,
     /// The updates of the pairs that are counted.
     pub update_batches: Vec<UpdateBatch>,
-    /// The windows of all packets, counted or not.
+    /// The windows of all records, counted or not.
     pub seen: BTreeSet<Window>,
 }
 
@@ -31,13 +33,19 @@ impl Tick {
     }
 }
 
-/// The summary of the captures, once all are read.
-#[derive(Debug)]
+/// The summary of an input, once all of it is read.
+#[derive(Debug, Default)]
 pub struct End {
-    /// The frames of the captures, and those of them that were not counted.
-    pub tally: Tally,
-    /// The packets and bytes in the tally whose times are too far in the future for a window to end.
-    pub without_window: Volume,
+    /// Whether there is a capture.
+    pub has_frames: bool,
+    /// The frames of captures, and those of them that were not counted.
+    pub frames: Tally,
+    /// The packets and bytes of these frames whose times are too far in the future for a window to end.
+    pub frames_without_window: Volume,
+    /// Whether there is an input of records.
+    pub has_records: bool,
+    /// The records of texts and topics.
+    pub records: RecordTally,
     /// Whether any file was damaged.
     pub damaged: bool,
 }
@@ -47,8 +55,10 @@ pub struct End {
 pub(super) enum Event {
     /// A tick is complete.
     Tick(Tick),
-    /// All captures are read; no tick follows.
-    End(End),
+    /// Everything is read; no tick follows.
+    End(Box<End>),
+    /// The input can't be read further; no tick follows.
+    Failed(Failure),
 }
 
 impl Event {
@@ -57,7 +67,7 @@ impl Event {
     fn updates(&self) -> usize {
         match self {
             Event::Tick(tick) => tick.updates(),
-            Event::End(_) => 0,
+            Event::End(_) | Event::Failed(_) => 0,
         }
     }
 }
@@ -205,7 +215,7 @@ mod tests {
         std::iter::from_fn(next)
             .map(|event| match event {
                 Event::Tick(tick) => tick.tick,
-                Event::End(_) => panic!("no end was given"),
+                Event::End(_) | Event::Failed(_) => panic!("no end was given"),
             })
             .collect()
     }

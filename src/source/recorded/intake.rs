@@ -1,0 +1,282 @@
+//! The records of messages: decoded, without strays, and counted.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::gather::Gather;
+use super::tally::{self, RecordTally};
+use crate::base::date::format_ms;
+use crate::base::duration;
+use crate::base::quote::Quoted;
+use crate::base::strays::{Stray, StrayFilter};
+use crate::base::terminal::Messages;
+use crate::record::{Decoder, Message, Observation, Record, RecordError};
+
+/// Most messages that are named since they have a record that can't be read, and most strays; the others are counted.
+const NAMED_MAX: u64 = 20;
+
+/// The rules by which messages become records.
+#[derive(Clone, Debug)]
+pub struct RecordRules {
+    /// The reader of messages.
+    pub decoder: Decoder,
+    /// The greatest distance of a record ahead of the next one of its part, in milliseconds.
+    pub max_ahead_ms: u64,
+}
+
+/// The name of a part of the input whose messages have positions.
+#[derive(Clone, Debug)]
+pub(super) enum PartName {
+    /// A file: positions are numbers of lines.
+    File(Arc<str>),
+    /// A partition of a topic: positions are offsets.
+    Partition(Arc<str>, i32),
+}
+
+/// A message, by its part and its position there.
+struct Place<'a>(&'a PartName, u64);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let position = self.1;
+        match self.0 {
+            PartName::File(name) => write!(f, "{}, line {position}", Quoted(name)),
+            PartName::Partition(topic, partition) => {
+                write!(f, "{}, partition {partition}, offset {position}", Quoted(topic))
+            }
+        }
+    }
+}
+
+/// Names messages for people, but not very many of each kind.
+#[derive(Clone)]
+pub(super) struct Notices {
+    messages: Messages,
+    given: Arc<[AtomicU64; 2]>,
+}
+
+/// The reason why a message is named.
+#[derive(Clone, Copy)]
+enum Kind {
+    Unread,
+    Stray,
+}
+
+/// The notice about one more message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Notice {
+    Named,
+    /// One that says that no others are named.
+    Last,
+    None,
+}
+
+impl Notices {
+    pub(super) fn new(messages: &Messages) -> Self {
+        Notices { messages: messages.clone(), given: Arc::default() }
+    }
+
+    #[cold]
+    fn give(&self, kind: Kind, place: &Place<'_>, text: impl fmt::Display) {
+        let what = match kind {
+            Kind::Unread => "records that can't be read",
+            Kind::Stray => "strays",
+        };
+        match self.next(kind) {
+            Notice::Named => self.messages.warn(format!("{place}: {text}")),
+            Notice::Last => {
+                self.messages.warn(format!("further {what} are counted, and not named"))
+            }
+            Notice::None => {}
+        }
+    }
+
+    fn next(&self, kind: Kind) -> Notice {
+        match self.given[kind as usize].fetch_add(1, Ordering::Relaxed) {
+            ..NAMED_MAX => Notice::Named,
+            NAMED_MAX => Notice::Last,
+            _ => Notice::None,
+        }
+    }
+}
+
+/// The findings about the kind of a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Whether it has a record.
+    pub(super) record: bool,
+    /// The kind of output of floodmark that it is, if it is such output.
+    pub(super) own_output: Option<&'static str>,
+}
+
+/// The records of the messages of one part, in their order.
+pub(super) struct Intake {
+    name: PartName,
+    decoder: Decoder,
+    strays: StrayFilter<Record>,
+    /// Records of messages that were read; those before `next` are gathered.
+    records: Vec<Record>,
+    next: usize,
+    /// The event time of the last record that was gathered.
+    reached: u64,
+    tally: RecordTally,
+    notices: Notices,
+}
+
+impl Intake {
+    pub(super) fn new(name: PartName, rules: &RecordRules, notices: &Notices) -> Self {
+        Intake {
+            name,
+            decoder: rules.decoder.clone(),
+            strays: StrayFilter::new(rules.max_ahead_ms),
+            records: Vec::new(),
+            next: 0,
+            reached: 0,
+            tally: RecordTally::default(),
+            notices: notices.clone(),
+        }
+    }
+
+    /// Takes the records of a message.
+    pub(super) fn take(&mut self, message: &Message<'_>, position: u64) -> Found {
+        let Intake { name, decoder, strays, records, tally, notices, .. } = self;
+        tally.messages += 1;
+        let mut found = Found::default();
+        // The first record of this message, behind one that was held since an earlier message.
+        let (mut first, mut holds_earlier) = (records.len(), strays.is_holding());
+        // Of one message the first is named, and all are counted.
+        let mut refused: Option<RecordError> = None;
+        let decoded = decoder.decode(message, &mut |read| {
+            let record = match read {
+                Observation::Record(record) => record,
+                Observation::WithoutPackets(record) => {
+                    tally.without_packets += 1;
+                    record
+                }
+                Observation::Skipped(skip) => {
+                    *tally.skipped.entry(skip.as_str()).or_default() += 1;
+                    return;
+                }
+                Observation::Bad(reason) => {
+                    *tally.bad.entry(reason.as_str()).or_default() += 1;
+                    refused.get_or_insert(reason);
+                    return;
+                }
+            };
+            found.record = true;
+            if strays.try_accept(record.time_ms) {
+                records.push(record);
+                return;
+            }
+            match strays.examine(record, position) {
+                Some(stray) => {
+                    tally.strays += 1;
+                    report_stray(notices, name, &stray, &record, strays.max_ahead_ms());
+                }
+                None => first += usize::from(holds_earlier),
+            }
+            holds_earlier = false;
+            records.extend(std::iter::from_fn(|| strays.next_ready()));
+        });
+        // A message has all of its records at once: packed ones are those of IPv4, and then those of IPv6.
+        let records = records.get_mut(first..).unwrap_or_default();
+        if !records.is_sorted_by_key(|record| record.time_ms) {
+            records.sort_by_key(|record| record.time_ms);
+        }
+        if let Err(reason) = decoded {
+            *tally.bad.entry(reason.as_str()).or_default() += 1;
+            refused.get_or_insert(reason);
+        }
+        if let Some(reason) = refused {
+            if let RecordError::OwnOutput { kind } = reason {
+                found.own_output = Some(kind);
+            }
+            let why = format_args!("not counted: {reason}");
+            notices.give(Kind::Unread, &Place(name, position), why);
+        }
+        found
+    }
+
+    /// Counts a message that can't be decoded.
+    pub(super) fn refuse(&mut self, label: &'static str, why: &str, position: u64) {
+        self.tally.messages += 1;
+        *self.tally.bad.entry(label).or_default() += 1;
+        let why = format_args!("not counted: {why}");
+        self.notices.give(Kind::Unread, &Place(&self.name, position), why);
+    }
+
+    /// Accepts the record that is held, if any: no other one follows.
+    pub(super) fn end(&mut self) {
+        self.strays.release();
+        self.records.extend(std::iter::from_fn(|| self.strays.next_ready()));
+    }
+
+    /// Gathers the records that were taken. Breaks if one belongs to a later tick.
+    pub(super) fn gather(&mut self, gather: &mut Gather) -> ControlFlow<()> {
+        let Intake { records, next, tally, .. } = self;
+        let mut end = ControlFlow::Continue(());
+        while let Some(record) = records.get(*next) {
+            end = gather.add(record.time_ms, record.pair, record.volume);
+            if end.is_break() {
+                break;
+            }
+            tally::add(&mut tally.volume, record.volume);
+            tally.records += 1;
+            *next += 1;
+        }
+        if let Some(last) = next.checked_sub(1) {
+            self.reached = records[last].time_ms;
+        }
+        let lost = gather.take_without_window();
+        tally.without_window += lost.records;
+        tally.records -= lost.records;
+        tally.volume.bytes -= lost.volume.bytes;
+        tally.volume.packets -= lost.volume.packets;
+        if *next == records.len() {
+            records.clear();
+            *next = 0;
+        }
+        end
+    }
+
+    /// Returns the number of records that wait to be gathered.
+    pub(super) fn waiting(&self) -> usize {
+        self.records.len() - self.next
+    }
+
+    /// Returns the event time of the last record that was gathered.
+    pub(super) fn reached(&self) -> u64 {
+        self.reached
+    }
+
+    pub(super) fn tally(&self) -> &RecordTally {
+        &self.tally
+    }
+}
+
+#[cold]
+fn report_stray(
+    notices: &Notices,
+    name: &PartName,
+    stray: &Stray<Record>,
+    next: &Record,
+    max_ahead_ms: u64,
+) {
+    notices.give(
+        Kind::Stray,
+        &Place(name, stray.position),
+        format_args!(
+            "dropped as a stray: its time {} is more than {} ahead of that of the next record, {}; a greater \
+             --max-ahead keeps it",
+            format_ms(stray.record.time_ms),
+            duration::text(max_ahead_ms),
+            format_ms(next.time_ms)
+        ),
+    );
+}
+
+#[cfg(test)]
+#[path = "intake_tests.rs"]
+mod tests;

@@ -1,0 +1,140 @@
+//! A range of a partition of a topic as a part of a recorded input.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::events::End;
+use super::gather::Gather;
+use super::intake::{Found, Intake, Notices, PartName, RecordRules};
+use super::part::{Part, Progress};
+use crate::base::error::Failure;
+use crate::kafka::{BoundedPartition, BoundedTopic, ReceivedMessage, no_records};
+
+/// Records that are decoded before they are gathered, up to those of one message beyond: few enough for the caches of
+/// the processor.
+const RECORDS_AHEAD: usize = 1 << 12;
+
+/// The work that one message is in a progress bar, where a byte of a file is 1.
+pub(super) const MESSAGE_WORK: u64 = 64;
+
+/// Dead letters, as contents of a topic.
+const DEAD_LETTERS: &str = "dead letters (--dead-letter)";
+
+/// The kinds of messages that the partitions of a topic hold in the range that is read.
+#[derive(Default)]
+struct Kinds {
+    has_records: AtomicBool,
+    /// Messages of output of this program.
+    output: AtomicU64,
+    /// The kind of the first message of output.
+    kind: OnceLock<&'static str>,
+    /// Partitions that are not read to their ends.
+    unread: AtomicUsize,
+}
+
+impl Kinds {
+    fn note(&self, found: Found, is_dead_letter: bool) {
+        match found.own_output.or(is_dead_letter.then_some(DEAD_LETTERS)) {
+            Some(kind) => {
+                self.kind.get_or_init(|| kind);
+                self.output.fetch_add(1, Ordering::Relaxed);
+            }
+            None if found.record => self.has_records.store(true, Ordering::Relaxed),
+            None => {}
+        }
+    }
+
+    /// Returns the kind and number of the messages that a topic consists of, if it holds nothing but output and all of
+    /// its partitions are read.
+    fn after_partition(&self) -> Option<(&'static str, u64)> {
+        let is_last = self.unread.fetch_sub(1, Ordering::AcqRel) == 1;
+        let kind = *self.kind.get()?;
+        let has_records = self.has_records.load(Ordering::Relaxed);
+        (is_last && !has_records).then(|| (kind, self.output.load(Ordering::Relaxed)))
+    }
+}
+
+/// A partition.
+pub(super) struct PartitionPart {
+    partition: BoundedPartition,
+    kinds: Arc<Kinds>,
+    first: i64,
+    intake: Intake,
+    progress: Progress,
+    has_ended: bool,
+}
+
+impl PartitionPart {
+    /// Opens the partitions of a topic.
+    pub(super) fn open_all(
+        topic: &BoundedTopic,
+        rules: &RecordRules,
+        notices: &Notices,
+        progress: &Progress,
+    ) -> Result<Vec<Self>, Failure> {
+        let partitions = topic.partitions()?;
+        let kinds = Kinds { unread: AtomicUsize::new(partitions.len()), ..Kinds::default() };
+        let kinds = Arc::new(kinds);
+        let part = |partition| {
+            PartitionPart::new(partition, kinds.clone(), rules, notices, progress.of_part())
+        };
+        Ok(partitions.into_iter().map(part).collect())
+    }
+
+    fn new(
+        partition: BoundedPartition,
+        kinds: Arc<Kinds>,
+        rules: &RecordRules,
+        notices: &Notices,
+        progress: Progress,
+    ) -> Self {
+        let topic = partition.topic().address().topic.as_str().into();
+        let intake = Intake::new(PartName::Partition(topic, partition.number()), rules, notices);
+        let first = partition.next_offset();
+        PartitionPart { partition, kinds, first, intake, progress, has_ended: false }
+    }
+
+    /// Takes the records of the next messages, or notes the end.
+    fn advance(&mut self) -> Result<(), Failure> {
+        let Self { partition, kinds, intake, .. } = self;
+        let has_more = partition.read(|received: &ReceivedMessage<'_>| {
+            let position = u64::try_from(received.offset).unwrap_or(0);
+            let found = intake.take(&received.message, position);
+            // Once it is known that the topic holds records, no message is inspected for this.
+            if !kinds.has_records.load(Ordering::Relaxed) {
+                kinds.note(found, received.is_dead_letter());
+            }
+            intake.waiting() < RECORDS_AHEAD
+        })?;
+        let done = u64::try_from(partition.next_offset() - self.first).unwrap_or(0);
+        let (records, reached) = (intake.tally().records, intake.reached());
+        self.progress.report(done * MESSAGE_WORK, records, reached);
+        if !has_more {
+            self.has_ended = true;
+            intake.end();
+            if let Some((kind, messages)) = kinds.after_partition() {
+                return Err(no_records(partition.topic().address(), kind, messages));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Part for PartitionPart {
+    fn read(&mut self, gather: &mut Gather) -> Result<bool, Failure> {
+        loop {
+            if self.intake.gather(gather).is_break() {
+                return Ok(true);
+            }
+            if self.has_ended {
+                return Ok(false);
+            }
+            self.advance()?;
+        }
+    }
+
+    fn summarize(&self, end: &mut End) {
+        end.records.merge(self.intake.tally());
+        end.has_records = true;
+    }
+}
