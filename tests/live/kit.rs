@@ -50,6 +50,11 @@ impl ReplayResult {
         replayed
     }
 
+    /// Runs a replay of which all windows are compared, for a run that ends with its input.
+    pub(super) fn whole(place: &Place, what: &str) -> Self {
+        Self::until(place, what, date(u64::from(u32::MAX) * 1000))
+    }
+
     /// Runs a replay, of which windows that start later than `until` are not compared.
     fn until(place: &Place, what: &str, until: String) -> Self {
         let line = format!("replay {what} --limits limits.jsonl");

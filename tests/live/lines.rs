@@ -41,7 +41,7 @@ pub(super) fn check_lines(place: &Place, lines: &str) {
         let before = last.insert(text(&change, "id").to_owned(), change.clone());
         assert_ne!(before, Some(change), "repeated");
     }
-    ReplayResult::of(place, "made.pcap").assert_stands(fold(lines), || lines.to_owned());
+    ReplayResult::whole(place, "made.pcap").assert_stands(fold(lines), || lines.to_owned());
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn lines_are_written_while_their_records_can_not_be() {
     place.write("made.pcap", pcap(feed.sent()));
     run_to_end(&place, &from, "--to out.jsonl --updates tick");
     let text = place.read("out.jsonl");
-    ReplayResult::of(&place, "made.pcap").assert_stands(fold(&text), || text.clone());
+    ReplayResult::whole(&place, "made.pcap").assert_stands(fold(&text), || text.clone());
 }
 
 /// The run can't end: the broker of one output is down.

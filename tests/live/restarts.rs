@@ -32,7 +32,7 @@ pub(super) fn check(place: &Place, topic: &Address, what: &str) {
         let before = last.insert(text(&alert, "id").to_owned(), alert.clone());
         assert_ne!(before, Some(alert), "repeated");
     }
-    ReplayResult::of(place, what).assert_stands(fold(&alerts), || alerts.clone());
+    ReplayResult::whole(place, what).assert_stands(fold(&alerts), || alerts.clone());
 }
 
 #[test]

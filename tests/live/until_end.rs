@@ -17,7 +17,7 @@ const START_MS: u64 = 1_767_225_600_000;
 #[test]
 fn run_until_the_end_settles_all_windows_like_a_replay() {
     let place = made(731);
-    let replayed = ReplayResult::of(&place, "made.pcap");
+    let replayed = ReplayResult::whole(&place, "made.pcap");
     for (format, partitions) in [("--format kv", 3), ("--format packed", 1)] {
         let topic = topic_of(&place, &format!("made.pcap {format}"), partitions);
         for workers in ["-w1", "-w3", "-n2 -w2"] {
