@@ -8,7 +8,7 @@ use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Pair, Volume};
 
 use super::events::Tick;
-use super::tally;
+use super::tally::{self, WithoutWindow};
 use crate::source::Filter;
 
 /// The rules by which records are cut into ticks.
@@ -36,13 +36,6 @@ pub(super) struct Gather {
     /// The last window put into `seen`, and its times.
     last_seen: Option<(Window, Range<u64>)>,
     without_window: WithoutWindow,
-}
-
-/// Records whose times are too far in the future for a window to end.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct WithoutWindow {
-    pub(super) records: u64,
-    pub(super) volume: Volume,
 }
 
 impl Gather {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::gather::Gather;
-use super::tally::{self, RecordTally};
+use super::tally::RecordTally;
 use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::quote::Quoted;
@@ -139,13 +139,20 @@ impl Intake {
         }
     }
 
-    /// Takes the records of a message.
-    pub(super) fn take(&mut self, message: &Message<'_>, position: u64) -> Found {
-        let Intake { name, decoder, strays, records, tally, notices, .. } = self;
+    /// Takes the records of a message. Those of the tick that is gathered are added to it, the others wait.
+    pub(super) fn take(
+        &mut self,
+        message: &Message<'_>,
+        position: u64,
+        gather: &mut Gather,
+    ) -> Found {
+        let Intake { name, decoder, strays, records, tally, notices, reached, .. } = self;
         tally.messages += 1;
         let mut found = Found::default();
         // The first record of this message, behind one that was held since an earlier message.
         let (mut first, mut holds_earlier) = (records.len(), strays.is_holding());
+        // Records that wait come first, and may belong to a later tick.
+        let is_direct = records.is_empty() && !holds_earlier;
         // Of one message the first is named, and all are counted.
         let mut refused: Option<RecordError> = None;
         let decoded = decoder.decode(message, &mut |read| {
@@ -167,7 +174,14 @@ impl Intake {
             };
             found.record = true;
             if strays.try_accept(record.time_ms) {
-                records.push(record);
+                // In the order of times it comes before those of this message that wait.
+                let Record { time_ms, pair, volume } = record;
+                if is_direct && gather.add(time_ms, pair, volume).is_continue() {
+                    tally.count(volume);
+                    *reached = time_ms;
+                } else {
+                    records.push(record);
+                }
                 return;
             }
             match strays.examine(record, position) {
@@ -185,6 +199,7 @@ impl Intake {
         if !records.is_sorted_by_key(|record| record.time_ms) {
             records.sort_by_key(|record| record.time_ms);
         }
+        tally.leave_out(gather.take_without_window());
         if let Err(reason) = decoded {
             *tally.bad.entry(reason.as_str()).or_default() += 1;
             refused.get_or_insert(reason);
@@ -222,18 +237,13 @@ impl Intake {
             if end.is_break() {
                 break;
             }
-            tally::add(&mut tally.volume, record.volume);
-            tally.records += 1;
+            tally.count(record.volume);
             *next += 1;
         }
         if let Some(last) = next.checked_sub(1) {
             self.reached = records[last].time_ms;
         }
-        let lost = gather.take_without_window();
-        tally.without_window += lost.records;
-        tally.records -= lost.records;
-        tally.volume.bytes -= lost.volume.bytes;
-        tally.volume.packets -= lost.volume.packets;
+        tally.leave_out(gather.take_without_window());
         if *next == records.len() {
             records.clear();
             *next = 0;
@@ -241,9 +251,9 @@ impl Intake {
         end
     }
 
-    /// Returns the number of records that wait to be gathered.
-    pub(super) fn waiting(&self) -> usize {
-        self.records.len() - self.next
+    /// Whether records wait to be gathered: they may belong to a later tick.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.records.is_empty()
     }
 
     /// Returns the event time of the last record that was gathered.

@@ -37,8 +37,14 @@ fn message(v4: &[u64], v6: &[u64]) -> Vec<u8> {
     packer.take().expect("it has records").payload
 }
 
+/// Takes a message while no tick is gathered: all of its records wait.
 fn take(intake: &mut Intake, payload: &[u8], position: u64) -> Found {
-    intake.take(&Message { key: None, payload: Some(payload), timestamp_ms: None }, position)
+    take_in(intake, payload, position, &mut gather())
+}
+
+fn take_in(intake: &mut Intake, payload: &[u8], position: u64, gather: &mut Gather) -> Found {
+    let message = Message { key: None, payload: Some(payload), timestamp_ms: None };
+    intake.take(&message, position, gather)
 }
 
 /// Returns the bytes in each tick, by ticks of a minute, as minutes.
@@ -48,11 +54,16 @@ fn ticks(intake: &mut Intake) -> Vec<(u64, i64)> {
         let tick = gather.later_tick();
         gather.begin(tick);
         let _ = intake.gather(&mut gather);
-        let batches = gather.end(tick).update_batches;
-        let volumes = batches.iter().flat_map(UpdateBatch::updates).map(|(_, volume)| volume.bytes);
-        ticks.push((tick / MINUTE, volumes.sum()));
+        ticks.push(end(&mut gather, tick));
     }
     ticks
+}
+
+/// Ends a tick, and returns it, as a minute, with its bytes.
+fn end(gather: &mut Gather, tick: u64) -> (u64, i64) {
+    let batches = gather.end(tick).update_batches;
+    let volumes = batches.iter().flat_map(UpdateBatch::updates).map(|(_, volume)| volume.bytes);
+    (tick / MINUTE, volumes.sum())
 }
 
 fn minutes(minutes: &[u64]) -> Vec<u64> {
@@ -78,6 +89,38 @@ fn records_of_several_messages_stay_in_the_order_of_these() {
     take(&mut intake, &message(&minutes(&[17, 3000]), &[]), 5);
     take(&mut intake, &message(&minutes(&[2999, 2990]), &[]), 6);
     assert_eq!(ticks(&mut intake), [(17, 1), (3000, 3)]);
+}
+
+/// Records that belong to the tick that is gathered need not wait.
+#[test]
+fn records_of_a_message_amid_a_tick_are_in_the_same_ticks_as_if_they_had_waited() {
+    let messages = [
+        message(&minutes(&[10, 10]), &minutes(&[10])),
+        message(&minutes(&[11, 10, 12]), &minutes(&[10, 11])),
+        message(&minutes(&[10, 12]), &minutes(&[11])),
+        message(&minutes(&[13]), &[]),
+    ];
+    let mut waiting = intake();
+    for (position, message) in messages.iter().enumerate() {
+        take(&mut waiting, message, position as u64);
+    }
+    let (mut direct, mut gather, mut ticks_of_direct) = (intake(), gather(), Vec::new());
+    let mut messages = messages.iter();
+    let mut tick = None;
+    loop {
+        if direct.gather(&mut gather).is_continue() {
+            let Some(message) = messages.next() else { break };
+            take_in(&mut direct, message, 0, &mut gather);
+            continue;
+        }
+        let later = gather.later_tick();
+        ticks_of_direct.extend(tick.replace(later).map(|tick| end(&mut gather, tick)));
+        gather.begin(later);
+    }
+    ticks_of_direct.extend(tick.map(|tick| end(&mut gather, tick)));
+    assert_eq!(ticks_of_direct, [(10, 5), (11, 2), (12, 4), (13, 1)]);
+    assert_eq!(ticks_of_direct, ticks(&mut waiting));
+    assert_eq!(direct.tally(), waiting.tally());
 }
 
 #[test]

@@ -10,10 +10,6 @@ use super::part::{Part, Progress};
 use crate::base::error::Failure;
 use crate::kafka::{BoundedPartition, BoundedTopic, ReceivedMessage, no_records};
 
-/// Records that are decoded before they are gathered, up to those of one message beyond: few enough for the caches of
-/// the processor.
-const RECORDS_AHEAD: usize = 1 << 12;
-
 /// The work that one message is in a progress bar, where a byte of a file is 1.
 pub(super) const MESSAGE_WORK: u64 = 64;
 
@@ -95,16 +91,16 @@ impl PartitionPart {
     }
 
     /// Takes the records of the next messages, or notes the end.
-    fn advance(&mut self) -> Result<(), Failure> {
+    fn advance(&mut self, gather: &mut Gather) -> Result<(), Failure> {
         let Self { partition, kinds, intake, .. } = self;
         let has_more = partition.read(|received: &ReceivedMessage<'_>| {
             let position = u64::try_from(received.offset).unwrap_or(0);
-            let found = intake.take(&received.message, position);
+            let found = intake.take(&received.message, position, gather);
             // Once it is known that the topic holds records, no message is inspected for this.
             if !kinds.has_records.load(Ordering::Relaxed) {
                 kinds.note(found, received.is_dead_letter());
             }
-            intake.waiting() < RECORDS_AHEAD
+            !intake.has_waiting()
         })?;
         let done = u64::try_from(partition.next_offset() - self.first).unwrap_or(0);
         let (records, reached) = (intake.tally().records, intake.reached());
@@ -129,7 +125,7 @@ impl Part for PartitionPart {
             if self.has_ended {
                 return Ok(false);
             }
-            self.advance()?;
+            self.advance(gather)?;
         }
     }
 

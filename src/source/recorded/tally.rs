@@ -26,7 +26,30 @@ pub struct RecordTally {
     pub bad: BTreeMap<&'static str, u64>,
 }
 
+/// Records whose times are too far in the future for a window to end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WithoutWindow {
+    pub(super) records: u64,
+    pub(super) volume: Volume,
+}
+
 impl RecordTally {
+    /// Counts a record.
+    #[inline]
+    pub(super) fn count(&mut self, volume: Volume) {
+        self.records += 1;
+        add(&mut self.volume, volume);
+    }
+
+    /// Leaves out records that were counted, since they are in no window.
+    pub(super) fn leave_out(&mut self, left_out: WithoutWindow) {
+        let WithoutWindow { records, volume } = left_out;
+        self.without_window += records;
+        self.records -= records;
+        self.volume.bytes -= volume.bytes;
+        self.volume.packets -= volume.packets;
+    }
+
     pub(super) fn merge(&mut self, other: &RecordTally) {
         self.messages += other.messages;
         self.records += other.records;
@@ -72,6 +95,7 @@ impl fmt::Display for RecordTally {
 }
 
 /// Adds to a volume of which no more than the greatest number can be reported.
+#[inline]
 pub(super) fn add(sum: &mut Volume, volume: Volume) {
     sum.bytes = sum.bytes.saturating_add(volume.bytes);
     sum.packets = sum.packets.saturating_add(volume.packets);

@@ -35,11 +35,11 @@ impl TextPart {
     }
 
     /// Takes the records of the next message, or notes the end.
-    fn advance(&mut self) {
+    fn advance(&mut self, gather: &mut Gather) {
         match self.texts.next(&mut || ()) {
             Ok(Some(Line::Text(text))) => {
                 let message = Message { key: None, payload: Some(&text), timestamp_ms: None };
-                self.intake.take(&message, self.texts.line());
+                self.intake.take(&message, self.texts.line(), gather);
             }
             Ok(Some(Line::Broken(_))) => {
                 self.intake.refuse("json", "the JSON is broken", self.texts.line());
@@ -84,7 +84,7 @@ impl Part for TextPart {
             if self.has_ended {
                 return Ok(false);
             }
-            self.advance();
+            self.advance(gather);
         }
     }
 
