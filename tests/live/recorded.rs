@@ -16,15 +16,15 @@ const START_MS: u64 = 1_767_225_600_000;
 
 const SPAN_MS: u64 = 40 * 60_000;
 
-/// Returns a directory with limits and a capture, `made.pcap`, whose packets are sorted by time.
-fn sorted(seed: u64) -> Place {
+/// Returns a directory with limits and a capture, `made.pcap`, whose packets are sorted by time, and these packets.
+fn sorted(seed: u64) -> (Place, Vec<Packet>) {
     let random = &mut Random::new(seed);
     let mut packets = traffic::packets(random, 1500, SPAN_MS);
     packets.sort_by_key(|packet| packet.ms);
     let place = Place::new();
     place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, SPAN_MS)));
     place.write("made.pcap", pcap(&packets));
-    place
+    (place, packets)
 }
 
 fn replay(place: &Place, what: &str, code: i32) -> Done {
@@ -48,7 +48,7 @@ fn captured(place: &Place, what: &str) -> (Done, String) {
 
 #[test]
 fn topic_that_is_sorted_by_time_says_what_the_capture_says() {
-    let place = sorted(761);
+    let (place, _) = sorted(761);
     let captured = captured(&place, "made.pcap");
     for (format, partitions) in [("kv", 1), ("kv", 5), ("json", 3), ("packed", 1), ("packed", 3)] {
         let written = format!("made.pcap --format {format} --aggregate off");
@@ -74,13 +74,7 @@ fn topic_in_any_order_has_the_final_violations_of_the_capture() {
 
 #[test]
 fn texts_captures_and_topics_together_say_what_one_capture_says() {
-    let seed = 763;
-    let random = &mut Random::new(seed);
-    let mut packets = traffic::packets(random, 1500, SPAN_MS);
-    packets.sort_by_key(|packet| packet.ms);
-    let place = Place::new();
-    place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, SPAN_MS)));
-    place.write("made.pcap", pcap(&packets));
+    let (place, packets) = sorted(763);
     let captured = captured(&place, "made.pcap");
     for (turn, name) in ["text", "topic", "capture"].into_iter().enumerate() {
         let part: Vec<Packet> = packets.iter().skip(turn).step_by(3).copied().collect();
