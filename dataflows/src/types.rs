@@ -314,7 +314,7 @@ pub struct Version {
     /// The traffic that is counted.
     pub scope: Scope,
     /// `max` is broken by an amount above it, `min` by one below it; `None`: from the effective date
-    /// on, the limit does not exist.
+    /// on, the limit does not exist. A value is at least 0: entities without traffic break no `max`.
     pub value: Option<i64>,
 }
 

@@ -164,7 +164,8 @@ fn simplify(rng: &mut Rng, row: &mut Version, around: &Around<'_>) {
     };
     let (times, parts) =
         rng.pick(&[(1, 1), (1, 1), (15, 16), (17, 16), (9, 8), (5, 4), (2, 1), (1, 2), (8, 1)]);
-    row.value = Some(amount.saturating_mul(times) / parts);
+    // Corrections may be the amounts that occur; a limit has no negative value.
+    row.value = Some((amount.saturating_mul(times) / parts).max(0));
 }
 
 /// Changes one or more columns of a row.
