@@ -269,7 +269,7 @@ impl Opening<'_> {
         }
     }
 
-    /// Checks that no run with another state publishes in the place of this one, which has only been started again.
+    /// Checks that no run with another state publishes in the place of this one, which was only started again.
     fn check_publisher(
         &self,
         topics: &ClusterTopics,
@@ -279,7 +279,7 @@ impl Opening<'_> {
         // The transaction of the process before may be open until this one ends it.
         let end = ReadTo::Stable;
         let (log, _) = TickLog::read(&topics.log, &self.client, &self.run_id(), end, gives_up)?;
-        if !log.is_followed() {
+        if !log.is_replaced() {
             return Ok(());
         }
         let error = anyhow!(

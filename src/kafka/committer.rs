@@ -6,10 +6,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 
+use super::fenced::{FencedClients, REQUEST_TIMEOUT, SINGLE, START_TIMEOUT, is_retriable};
 use super::guard::{Guard, TopicState};
 use super::message::{Outgoing, OwnedMessage};
 use super::producer::base_record;
@@ -18,17 +18,11 @@ use super::tick_log::{LogMessage, TickLog};
 use super::tick_queue::{Item, QUEUE_BYTES, Shared};
 use super::topics::denied;
 use super::transaction_reports::TransactionReports;
-use super::{OnRefusal, Refused, setup};
+use super::{OnRefusal, Refused};
 use crate::base::error::{Exit, Failure};
 
 /// Time for which ticks without messages wait for others.
 const QUIET_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Time limit for one request about a transaction, before it is made again.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Time within which the broker must end the transactions of an earlier owner.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pause before a transaction that was aborted is sent again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
@@ -40,46 +34,6 @@ const QUICK_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest wait for an event of the client.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The clients of which the transactions of all earlier owners have ended. None is opened later: that would end those
-/// of a later owner.
-pub(super) struct FencedClients([BaseProducer<TransactionReports>; 3]);
-
-/// The one of these that sends each message in a batch of its own.
-const SINGLE: usize = 2;
-
-impl FencedClients {
-    /// Starts the clients, and ends the transactions of earlier owners.
-    pub(super) fn start(config: &ClientConfig, id: &str) -> Result<Self, Failure> {
-        let mut single = config.clone();
-        single.set("batch.num.messages", "1");
-        Ok(FencedClients([
-            start(config, &format!("{id}/1"))?,
-            start(config, &format!("{id}/2"))?,
-            start(&single, &format!("{id}/3"))?,
-        ]))
-    }
-}
-
-/// Starts a client with this `transactional.id`, and ends the transactions of earlier owners.
-fn start(config: &ClientConfig, id: &str) -> Result<BaseProducer<TransactionReports>, Failure> {
-    let mut config = config.clone();
-    config.set("transactional.id", id);
-    let starting = || format!("ending the transactions of earlier owners of \"{id}\"");
-    let producer: BaseProducer<TransactionReports> =
-        setup::create(&config, TransactionReports::default())?;
-    let until = Instant::now() + START_TIMEOUT;
-    loop {
-        match producer.init_transactions(REQUEST_TIMEOUT) {
-            Ok(()) => return Ok(producer),
-            Err(error) if is_retriable(&error) && Instant::now() < until => {}
-            Err(error) => {
-                let why = anyhow!(error).context(starting());
-                return Err(Failure::new(Exit::Unavailable, why));
-            }
-        }
-    }
-}
-
 /// Whether this user lacks a right.
 fn is_denied(code: RDKafkaErrorCode) -> bool {
     matches!(
@@ -88,14 +42,6 @@ fn is_denied(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::ClusterAuthorizationFailed
             | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
     )
-}
-
-fn is_retriable(error: &KafkaError) -> bool {
-    match error {
-        KafkaError::Transaction(error) => error.is_retriable(),
-        KafkaError::Flush(_) => true,
-        _ => false,
-    }
 }
 
 /// The reason why a transaction is not committed.
@@ -188,6 +134,30 @@ impl Committer {
         self.producer().poll(at_most);
     }
 
+    /// Writes to the log that this run publishes from now on, in a transaction of its own.
+    pub(super) fn claim(&mut self) -> Result<(), Failure> {
+        let claim = [self.log.claim()];
+        let until = Instant::now() + START_TIMEOUT;
+        let is_late = || Instant::now() >= until;
+        let sent = self.begin().and_then(|()| self.send_log(&claim));
+        let committed =
+            sent.and_then(|()| self.deliver(is_late)).and_then(|()| self.commit(is_late));
+        match committed {
+            Ok(()) => {
+                self.turn = 1 - self.turn;
+                Ok(())
+            }
+            Err(Stop::Fatal(failure)) => Err(failure),
+            Err(Stop::Refused(_)) => Err(self.log_is_refused()),
+            Err(Stop::Failed(why)) => {
+                let topic = &self.log.address().topic;
+                let error = anyhow!("claiming topic \"{topic}\" for this run: {why}");
+                Err(Failure::new(Exit::Unavailable, error))
+            }
+            Err(Stop::Amid) => unreachable!("a claim is no part of a tick"),
+        }
+    }
+
     /// Commits until nothing more comes, or nothing succeeds any more.
     pub(super) fn run_to_end(&mut self) {
         if let Err(failure) = self.run() {
@@ -202,10 +172,10 @@ impl Committer {
             let began = Instant::now();
             loop {
                 let mut delivered = began;
-                let sent = self.send_all(&mut batch).and_then(|()| self.deliver());
+                let sent = self.send_all(&mut batch).and_then(|()| self.deliver(|| false));
                 let committed = sent.and_then(|()| {
                     delivered = Instant::now();
-                    self.commit()
+                    self.commit(|| false)
                 });
                 match committed {
                     Ok(()) => {
@@ -281,7 +251,6 @@ impl Committer {
     }
 
     fn begin(&mut self) -> Result<(), Stop> {
-        self.wait_for_topics();
         self.sent = self.producer().context().reported();
         self.producer().context().take_failed();
         self.producer().begin_transaction().map_err(|error| self.stop(&error))
@@ -290,6 +259,7 @@ impl Committer {
     /// Sends the messages of a transaction that was aborted, and then those of all ticks that have ended, at least of
     /// one tick.
     fn send_all(&mut self, batch: &mut Batch) -> Result<(), Stop> {
+        self.wait_for_topics();
         self.begin()?;
         for (number, (topic, message)) in batch.messages.iter().enumerate() {
             self.send(*topic, message, number)?;
@@ -299,7 +269,7 @@ impl Committer {
             batch.is_complete = true;
             batch.log.extend(self.log.add(&batch.ticks));
         }
-        self.send_log(batch)
+        self.send_log(&batch.log)
     }
 
     fn send_queued(&mut self, batch: &mut Batch) -> Result<(), Stop> {
@@ -366,9 +336,9 @@ impl Committer {
         self.offer(&topic, &message.outgoing(), number)
     }
 
-    fn send_log(&mut self, batch: &Batch) -> Result<(), Stop> {
+    fn send_log(&mut self, messages: &[LogMessage]) -> Result<(), Stop> {
         let topic = self.log.address().topic.clone();
-        for (key, payload) in &batch.log {
+        for (key, payload) in messages {
             let message = Outgoing {
                 key: Some(key.as_bytes()),
                 payload: payload.as_deref(),
@@ -402,17 +372,23 @@ impl Committer {
 
     /// Waits until all messages are delivered, or until one is not: the client keeps the others then until the
     /// transaction is aborted.
-    fn deliver(&self) -> Result<(), Stop> {
-        self.wait_for_reports(TransactionReports::has_failed);
+    fn deliver(&self, gives_up: impl Fn() -> bool) -> Result<(), Stop> {
+        self.wait_for_reports(|reports| reports.has_failed() || gives_up());
         let failed = self.producer().context().take_failed();
-        self.stop_by(failed).map_or(Ok(()), Err)
+        match self.stop_by(failed) {
+            Some(stop) => Err(stop),
+            None if self.producer().context().reported() < self.sent => {
+                Err(Stop::Failed("the broker does not confirm it".to_owned()))
+            }
+            None => Ok(()),
+        }
     }
 
-    fn commit(&self) -> Result<(), Stop> {
+    fn commit(&self, gives_up: impl Fn() -> bool) -> Result<(), Stop> {
         loop {
             match self.producer().commit_transaction(REQUEST_TIMEOUT) {
                 Ok(()) => return Ok(()),
-                Err(error) if is_retriable(&error) => {
+                Err(error) if is_retriable(&error) && !gives_up() => {
                     tracing::debug!(%error, "a transaction is not committed yet");
                 }
                 Err(error) => return Err(self.stop(&error)),
@@ -472,6 +448,14 @@ impl Committer {
         Failure::new(Exit::Unavailable, error)
     }
 
+    fn log_is_refused(&self) -> Failure {
+        let error = anyhow!(
+            "topic \"{}\" refuses the records of ticks (see max.message.bytes of the topic)",
+            self.log.address().topic
+        );
+        Failure::new(Exit::Unavailable, error)
+    }
+
     /// Aborts the transaction, so that its messages can be sent again.
     fn abort(&mut self, batch: &Batch) -> Result<(), Failure> {
         self.producer().purge(PurgeConfig::default().queue().inflight());
@@ -526,11 +510,7 @@ impl Committer {
     ) -> Result<(), Failure> {
         self.abort(batch)?;
         if refused.iter().any(|(number, _)| *number == usize::MAX) {
-            let error = anyhow!(
-                "topic \"{}\" refuses the records of ticks (see max.message.bytes of the topic)",
-                self.log.address().topic
-            );
-            return Err(Failure::new(Exit::Unavailable, error));
+            return Err(self.log_is_refused());
         }
         if !self.single_batches && batch.messages.len() > 1 {
             self.single_batches = true;

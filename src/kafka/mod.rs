@@ -20,6 +20,7 @@ mod contents;
 mod context;
 mod ends;
 mod error;
+mod fenced;
 mod guard;
 mod lost;
 mod message;

@@ -1,6 +1,7 @@
 //! The topic of the records of ticks: what a run needs to continue after its last committed tick.
 //!
-//! A message holds the records of some ticks, as lines, or a part of them. Its key is `RUN/FIRST-LAST/PART`.
+//! A message holds the records of some ticks, as lines, or a part of them. Its key is `RUN/FIRST-LAST/PART`. A run that
+//! starts to publish claims the topics first, by a message without records, as if of tick 0; it stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +10,9 @@ use crate::base::error::Failure;
 
 /// Greatest size of a part: by default a topic accepts 1 MB.
 const PART_BYTES: usize = 900_000;
+
+/// The end of the key of a claim.
+const CLAIM: &str = "/0-0/0";
 
 /// The records of one owner in the topic.
 #[derive(Debug)]
@@ -19,6 +23,24 @@ pub struct TickLog {
     ranges: BTreeSet<(u64, u64, usize)>,
     /// Whether records of the same group and another state come after the last one.
     is_followed: bool,
+    /// Whether records or claims of the same group and another state come after the last one.
+    is_replaced: bool,
+}
+
+/// Whether messages of the same group and another state come after the last one of this state.
+#[derive(Default)]
+struct Following {
+    has_own: bool,
+    is_followed: bool,
+}
+
+impl Following {
+    fn note(&mut self, is_own: bool, is_tombstone: bool) {
+        self.has_own |= is_own;
+        if !is_tombstone {
+            self.is_followed = self.has_own && !is_own;
+        }
+    }
 }
 
 /// The parts of the records of a range of ticks, by their numbers.
@@ -38,17 +60,18 @@ impl TickLog {
     ) -> Result<(Self, Vec<Vec<u8>>), Failure> {
         let mut read = BTreeMap::<(u64, u64), Parts>::new();
         let group = run.rsplit_once('/').map_or(run, |(group, _)| group);
-        let (mut has_own, mut is_followed) = (false, false);
+        let (mut records, mut claims) = (Following::default(), Following::default());
         read_to_end(address, client, end, gives_up, |message| {
             let StoredMessage { key, payload, .. } = message;
             let key = key.and_then(|key| std::str::from_utf8(key).ok());
-            let Some((first, last, part)) = key.and_then(|key| parse_key(key, run)) else {
-                let is_other = payload.is_some() && key.is_some_and(|key| is_of_group(key, group));
-                is_followed |= has_own && is_other;
+            let Some(key) = key.filter(|key| is_of_group(key, group)) else { return };
+            let own = parse_key(key, run);
+            claims.note(own.is_some(), payload.is_none());
+            if key.ends_with(CLAIM) {
                 return;
-            };
-            has_own = true;
-            is_followed &= payload.is_none();
+            }
+            records.note(own.is_some(), payload.is_none());
+            let Some((first, last, part)) = own else { return };
             let parts = read.entry((last, first)).or_default();
             match payload {
                 Some(payload) => drop(parts.insert(part, payload.to_vec())),
@@ -57,8 +80,13 @@ impl TickLog {
         })?;
         read.retain(|_, parts| !parts.is_empty());
         let ranges = read.iter().map(|((last, first), parts)| (*last, *first, parts.len()));
-        let (address, run) = (address.clone(), run.to_owned());
-        let log = TickLog { address, run, ranges: ranges.collect(), is_followed };
+        let log = TickLog {
+            address: address.clone(),
+            run: run.to_owned(),
+            ranges: ranges.collect(),
+            is_followed: records.is_followed,
+            is_replaced: claims.is_followed,
+        };
         let records = read.into_values().flat_map(|parts| {
             let whole: Vec<u8> = parts.into_values().flatten().collect();
             let lines = whole.split(|byte| *byte == b'\n').map(<[u8]>::to_vec);
@@ -76,6 +104,16 @@ impl TickLog {
     /// Whether a run of the same group with another state has published since.
     pub fn is_followed(&self) -> bool {
         self.is_followed
+    }
+
+    /// Whether such a run has at least started to publish since.
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced
+    }
+
+    /// Returns the message by which a run claims the topics.
+    pub(super) fn claim(&self) -> LogMessage {
+        (format!("{}{CLAIM}", self.run), Some(Vec::new()))
     }
 
     /// Returns the messages with the records of ticks.
@@ -133,8 +171,13 @@ mod tests {
     #[test]
     fn records_of_ticks_before_the_oldest_checkpoint_are_forgotten() {
         let address = "kafka://localhost/progress".parse().expect("an address");
-        let mut log =
-            TickLog { address, run: "a/b".to_owned(), ranges: BTreeSet::new(), is_followed: false };
+        let mut log = TickLog {
+            address,
+            run: "a/b".to_owned(),
+            ranges: BTreeSet::new(),
+            is_followed: false,
+            is_replaced: false,
+        };
         let large = vec![b'x'; PART_BYTES];
         let added = log.add(&[(1, b"one".to_vec()), (2, large)]);
         let sizes: Vec<_> =
@@ -146,6 +189,8 @@ mod tests {
         assert_eq!(forgotten, [("a/b/1-2/0".to_owned(), None), ("a/b/1-2/1".to_owned(), None)]);
         assert_eq!(parse_key("a/b/1-2/1", "a/b"), Some((1, 2, 1)));
         assert_eq!(parse_key("a/b/1-2/1", "a"), None);
+        let (claim, _) = log.claim();
+        assert!(claim == "a/b/0-0/0" && is_of_group(&claim, "a"));
         assert!(is_of_group("a/b/1-2/1", "a") && is_of_group("a/b/c/1-2/1", "a/b"));
         assert!(!is_of_group("a/b/1-2/1", "b") && !is_of_group("a/1-2/1", "a"));
     }

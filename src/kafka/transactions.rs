@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::committer::{Committer, FencedClients};
+use super::committer::Committer;
+use super::fenced::FencedClients;
 use super::guard::Guard;
 use super::message::OwnedMessage;
 use super::producer::producer_config;
@@ -64,7 +65,8 @@ impl FencedProducer {
         Ok(FencedProducer(FencedClients::start(&config, &options.id)?))
     }
 
-    /// Starts to send. `log` has the records that were read after the producer was opened, up to tick `durable`.
+    /// Claims the topics, and starts to send. `log` has the records that were read after the producer was opened, up
+    /// to tick `durable`.
     pub fn start(
         self,
         options: &TransactionOptions<'_>,
@@ -82,6 +84,7 @@ impl FencedProducer {
         let topics = topics.collect();
         let id = options.id.clone();
         let mut committer = Committer::new(id, topics, log, self.0, guards.clone(), shared.clone());
+        committer.claim()?;
         let thread = std::thread::Builder::new()
             .name("transactions".into())
             .spawn(move || committer.run_to_end())

@@ -194,20 +194,29 @@ fn state_continued_after_a_run_with_another_one_repeats_nothing() {
 
 #[test]
 fn supervised_run_that_another_one_has_replaced_is_not_started_again() {
-    let (place, packets) = made(897, 600);
-    let from = Broker::shared().topic("flows", 3);
-    let to = new_address("alerts");
-    let mut feed = TopicFeed::to(&from);
-    send(&mut feed, &packets[..300]);
-    let mut first = start(&place, &from, &to, "--restart");
-    first.line();
-    first.signal("STOP", SignalTarget::Group);
-    send(&mut feed, &packets[300..]);
-    place.floodmark(&line(&from, &to, "--state other --until-end")).run().expect(0);
-    let before = alerts(&to);
-    first.signal("CONT", SignalTarget::Group);
-    let ended = first.finish().expect(76);
-    ended.assert_stderr(&["starting all processes again", "a run with another state publishes as"]);
-    assert_eq!(alerts(&to), before);
-    check(&place, &to, "made.pcap");
+    // With and without ticks that it has published.
+    for published in [300, 0] {
+        let (place, packets) = made(897, 600);
+        let from = Broker::shared().topic("flows", 3);
+        let to = new_address("alerts");
+        let mut feed = TopicFeed::to(&from);
+        send(&mut feed, &packets[..published]);
+        let mut first = start(&place, &from, &to, "--restart");
+        let _ = match published {
+            0 => first.wait_for("ready: everything that the broker has is judged"),
+            _ => first.line(),
+        };
+        first.signal("STOP", SignalTarget::Group);
+        send(&mut feed, &packets[published..]);
+        place.floodmark(&line(&from, &to, "--state other --until-end")).run().expect(0);
+        let before = alerts(&to);
+        first.signal("CONT", SignalTarget::Group);
+        let ended = first.finish().expect(76);
+        ended.assert_stderr(&[
+            "starting all processes again",
+            "a run with another state publishes as",
+        ]);
+        assert_eq!(alerts(&to), before);
+        check(&place, &to, "made.pcap");
+    }
 }
