@@ -27,12 +27,18 @@ pub enum Work {
 #[derive(Clone, Debug)]
 pub struct Messages {
     bar: ProgressBar,
+    is_silent: bool,
 }
 
 impl Messages {
     /// Returns messages without a bar.
     pub fn new() -> Self {
-        Messages { bar: ProgressBar::hidden() }
+        Messages { bar: ProgressBar::hidden(), is_silent: false }
+    }
+
+    /// Returns messages that nobody gets.
+    pub fn to_nobody() -> Self {
+        Messages { bar: ProgressBar::hidden(), is_silent: true }
     }
 
     /// Returns messages above a progress bar, if standard error is a terminal. Without a size, as for a pipe, the bar
@@ -51,7 +57,7 @@ impl Messages {
         };
         bar.set_draw_target(ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template(style).expect("the template is well formed"));
-        Messages { bar }
+        Messages { bar, is_silent: false }
     }
 
     /// Moves the bar.
@@ -75,6 +81,9 @@ impl Messages {
 
     /// Reports a line to people: in the log, if there is one.
     pub fn info(&self, line: impl Display) {
+        if self.is_silent {
+            return;
+        }
         if logging::started().is_some() {
             tracing::info!("{line}");
             return;
@@ -84,6 +93,9 @@ impl Messages {
 
     /// Reports a problem to people: as a warning in the log, if there is one.
     pub fn warn(&self, line: impl Display) {
+        if self.is_silent {
+            return;
+        }
         if logging::started().is_some() {
             tracing::warn!("{line}");
             return;

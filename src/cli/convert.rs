@@ -271,7 +271,8 @@ impl Job<'_> {
         match &self.from {
             From::Topic(address) => self.follow(address, cluster),
             From::Files(names) => {
-                let files = files::open(names).map_err(failed)?;
+                let places = names.iter().cloned().map(files::Place::Path).collect();
+                let files = files::open(places).map_err(failed)?;
                 let mut converters = self.converters(1).map_err(failed)?;
                 let converter = &mut converters[0];
                 let ended = conversion::convert(files, converter, &listen()?);

@@ -22,6 +22,7 @@ pub mod judging;
 pub mod kafka;
 pub mod limits;
 pub mod logging;
+mod records;
 pub mod replay;
 pub mod run;
 mod run_lines;

@@ -10,12 +10,14 @@ use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::reads::EmitTotals;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Volume;
-use jiff::tz::TimeZone;
 
 use super::cluster::Stall;
 use super::judging::Judging;
-use super::{source, values};
+use super::records::Records;
+use super::source;
+use crate::base::bucket;
 use crate::base::date::format_ms;
+use crate::base::descriptors;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
@@ -26,17 +28,19 @@ use crate::kafka::{Address, BoundedTopic, SCHEME, Start, Until};
 use crate::limits::catalog::Catalog;
 use crate::limits::{Address as LimitsAddress, feed};
 use crate::output::WriteError;
-use crate::record::{self, Decoder};
 use crate::runner::{self, Ended, EventTime, Job, LeaderConfig, OpenLead, Shared, Sources};
 use crate::sink::{ChangesFile, Counts, Hub, OnlyDifference, OverflowWarnings, Sink, TotalsFile};
 use crate::source::Recorded;
-use crate::source::recorded::{End, Inputs, RecordRules, Summary, TickRules};
+use crate::source::recorded::{End, Inputs, Summary, TickRules};
 
 /// The options of `floodmark replay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The records: captures (pcap, pcapng), texts with a message a line, both also in gzip or zstd, or topics as
-    /// kafka://HOST:PORT,…/TOPIC; `-` is standard input
+    /// The records: captures (pcap, pcapng), CSV, texts with a message a line, these also in gzip or zstd, Parquet
+    /// files, or topics as kafka://HOST:PORT,…/TOPIC; `-` is standard input
+    ///
+    /// A directory stands for all files in it, and a pattern in quotes for those that match. s3://BUCKET/KEY is an
+    /// object, a folder of objects, or a pattern.
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<OsString>,
 
@@ -53,15 +57,8 @@ pub struct Args {
     #[arg(long, value_name = "latest|TIME|N", value_parser = source::until)]
     to_offset: Option<Until>,
 
-    /// The time zone of times in records that state no zone
-    #[arg(
-        long,
-        value_name = "ZONE",
-        env = "FLOODMARK_INPUT_TIMEZONE",
-        default_value = "UTC",
-        value_parser = values::zone
-    )]
-    input_timezone: TimeZone,
+    #[command(flatten)]
+    records: Records,
 
     #[command(flatten)]
     kafka: super::kafka::Args,
@@ -104,6 +101,7 @@ impl Args {
             )));
         }
         self.inputs()?;
+        self.records.check()?;
         if self.totals.as_deref() == Some(Path::new("-"))
             && self.changes.as_deref().is_none_or(|changes| changes == Path::new("-"))
         {
@@ -127,7 +125,7 @@ impl Args {
             inputs,
             from_offset,
             to_offset,
-            input_timezone,
+            records,
             kafka: _,
             judging,
             max_ahead,
@@ -143,10 +141,9 @@ impl Args {
             .with("INPUT", inputs.join(" "))
             .with_optional("--from-offset", from_offset.map(source::shown_start))
             .with_optional("--to-offset", to_offset.map(source::shown_until))
-            .with("--input-timezone", values::shown_zone(input_timezone))
             .with_optional("--max-ahead", max_ahead.map(duration::text))
             .with_optional("--totals", Given::when(totals.is_some()));
-        judging.add_settings(settings)
+        judging.add_settings(records.add_settings(settings))
     }
 
     fn max_ahead_ms(&self) -> u64 {
@@ -162,9 +159,10 @@ impl Args {
                 Some(_) if text.starts_with(SCHEME) => {
                     topics.push(text.parse().map_err(|error| usage(anyhow::Error::new(error)))?);
                 }
+                Some(_) if text.starts_with(bucket::SCHEME) => files.push(PathBuf::from(input)),
                 Some((scheme, _)) => {
                     return Err(usage(anyhow!(
-                        "unknown scheme \"{scheme}://\" (give kafka://host:9092/topic, files, or -)"
+                        "unknown scheme \"{scheme}://\" (give files, directories, s3://bucket/key, kafka://host:9092/topic, or -)"
                     )));
                 }
                 None => files.push(PathBuf::from(input)),
@@ -182,7 +180,7 @@ impl Args {
     /// Opens everything that is to be read.
     fn open(&self, messages: &Messages) -> Result<Inputs, Failure> {
         let (files, topics) = self.inputs()?;
-        let files = files::open(&files)?;
+        let files = files::open(files::expand(&files)?)?;
         let from = self.from_offset.unwrap_or(Start::Earliest);
         let until = self.to_offset.unwrap_or(Until::Latest);
         let mut opened: Vec<BoundedTopic> = Vec::new();
@@ -202,8 +200,7 @@ impl Args {
             }
             opened.push(topic);
         }
-        let decoder = Decoder::new(record::Options { input_timezone: self.input_timezone.clone() });
-        let rules = RecordRules { decoder, max_ahead_ms: self.max_ahead_ms() };
+        let rules = self.records.rules(self.max_ahead_ms());
         Ok(Inputs::Any { files, topics: opened, rules })
     }
 
@@ -234,6 +231,8 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         refusals.extend(read_limits(&limits, &mut catalog, &messages)?);
     }
     judging.accept(&refusals)?;
+    // Files of one time are all open.
+    descriptors::raise();
     let inputs = args.open(&messages)?;
     let messages = Messages::with_progress(inputs.work());
     let interrupt = Interrupt::listen()?;

@@ -8,13 +8,12 @@ use anyhow::{Context as _, anyhow, bail};
 use serde_json::json;
 
 use super::grid::Grid;
+use crate::base::bucket::SCHEME;
 use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::state::manifest::{self, CHECKPOINTS, LIMITS, OtherFormat, TOTALS, checked};
 use crate::state::totals::Groups;
-use crate::state::{
-    self, Identity, LineLog, Manifest, Place, RunRules, SCHEME, SavedPart, Store, TICKS,
-};
+use crate::state::{self, Identity, LineLog, Manifest, Place, RunRules, SavedPart, Store, TICKS};
 
 /// List, check, tidy or remove the state of a run (`run --state`)
 #[derive(Debug, clap::Args)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::member::{Report, report};
 use crate::base::error::Exit;
 use crate::base::logging;
+use crate::base::panics;
 use crate::base::shown;
 use crate::base::terminal::Messages;
 
@@ -37,12 +38,16 @@ pub(super) fn panic_if_requested(worker: usize) {
     });
 }
 
-/// Ends the process when any thread panics: a computation that has lost a worker would wait for it.
+/// Ends the process when any thread panics: a computation that has lost a worker would wait for it. A panic that is
+/// [caught](panics::catch) ends nothing.
 ///
 /// A lost process shows as a panic of one of timely's threads. That is no fault of this program, so the process
 /// ends with a message and exit code 1.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
+        if panics::is_guarded() {
+            return;
+        }
         if let Some((process, cause)) = lost_process(panic) {
             exit_after_loss(process, cause);
         }

@@ -12,8 +12,7 @@ use super::converter::{Converter, Origin};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::merge::Merge;
 use crate::capture::{Reader, Tally};
-use crate::files::texts::{Line, Texts};
-use crate::files::{Contents, OpenFile};
+use crate::files::{Contents, InputFile, Line, Texts};
 use crate::output::WriteError;
 use crate::record::{Message, Record};
 use crate::sniffer::source::record;
@@ -56,7 +55,7 @@ enum ReaderMessage {
 
 /// Reads all files, and writes the records in them.
 pub fn convert(
-    files: Vec<OpenFile>,
+    files: Vec<InputFile>,
     converter: &mut Converter,
     interrupt: &Interrupt,
 ) -> Result<FilesSummary, WriteError> {
@@ -136,17 +135,31 @@ struct FileReader {
 struct Stopped;
 
 impl FileReader {
-    fn run(mut self, files: Vec<OpenFile>) {
+    fn run(mut self, files: Vec<InputFile>) {
         let mut end = FilesSummary::default();
         let (mut captures, mut texts, mut pipes) = (Vec::new(), Vec::new(), false);
-        for file in files {
+        for mut file in files {
             let name = file.name().to_owned();
-            match file.contents() {
+            let contents = match file.contents() {
+                Ok(contents) => contents,
+                Err(failure) => {
+                    end.damaged = true;
+                    tracing::error!("{:#}", failure.error);
+                    continue;
+                }
+            };
+            match contents {
                 Ok(Contents::Capture(reader)) => {
                     pipes |= reader.size_hint().is_none();
                     captures.push(*reader);
                 }
                 Ok(Contents::Text(text)) => texts.push((name, *text)),
+                Ok(Contents::Parquet(_)) => {
+                    end.damaged = true;
+                    tracing::error!(
+                        "\"{name}\" is a Parquet file, which only `floodmark replay` reads"
+                    );
+                }
                 Err(fault) => {
                     end.damaged = true;
                     tracing::error!("\"{name}\" can't be read: {fault}");

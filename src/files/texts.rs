@@ -5,8 +5,12 @@
 //! `tshark -T json` write such files. Each element becomes an array of one element, so that it is decoded like the
 //! whole array.
 
+use super::csv::{CsvForm, Rows};
 use super::json_cut::{Scanner, Step};
 use crate::capture::{BUFFER_MAX, Fault, Input};
+
+/// The byte order mark, which Windows editors write at the start of a file.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A message, or the error in its place.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,6 +89,47 @@ impl Texts {
     /// Returns the bytes of the text that are read and in no message yet.
     pub fn buffered(&self) -> &[u8] {
         self.input.bytes()
+    }
+
+    /// Reads until the first line is there that is not blank, and returns it without its end and the byte order mark;
+    /// `None` if it begins as JSON, or is longer than the buffer, or there is none. No byte is in a message yet.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn first_line(&mut self) -> Result<Option<&[u8]>, Fault> {
+        let (start, end) = loop {
+            let bytes = self.input.bytes();
+            let length = bytes.len();
+            let mark = if bytes.starts_with(MARK) { MARK.len() } else { 0 };
+            let start = bytes[mark..].iter().position(|byte| !byte.is_ascii_whitespace());
+            if let Some(start) = start.map(|start| mark + start) {
+                if matches!(bytes[start], b'{' | b'[') {
+                    return Ok(None);
+                }
+                // A table may have empty fields at the start of a line.
+                let before =
+                    bytes[mark..start].iter().rposition(|byte| matches!(byte, b'\n' | b'\r'));
+                let start_of_line = before.map_or(mark, |before| mark + before + 1);
+                let end = bytes[start..].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+                if let Some(end) = end {
+                    break (start_of_line, start + end);
+                }
+                if length >= BUFFER_MAX {
+                    return Ok(None);
+                }
+                if !self.input.fill(length + 1)? {
+                    break (start_of_line, length);
+                }
+            } else if length >= BUFFER_MAX || !self.input.fill(length + 1)? {
+                return Ok(None);
+            }
+        };
+        Ok(Some(&self.input.bytes()[start..end]))
+    }
+
+    /// Reads the text as rows of CSV, the header included.
+    pub fn into_rows(self, form: CsvForm, columns: usize) -> Rows {
+        Rows::new(self.input, form, columns)
     }
 
     /// Returns the number of the line at which the last message begins.
@@ -181,8 +226,6 @@ impl Texts {
     }
 
     fn line_start(&mut self) -> Found {
-        // Windows editors write a byte order mark at the start of a file.
-        const MARK: &[u8] = b"\xef\xbb\xbf";
         let bytes = self.input.bytes();
         if self.input.consumed() == 0 && MARK.starts_with(&bytes[..bytes.len().min(MARK.len())]) {
             if bytes.len() < MARK.len() {

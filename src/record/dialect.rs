@@ -2,8 +2,7 @@
 
 use super::context::Context;
 use super::json::{Key, Object};
-use super::message;
-use super::message::{Format, Observation, Record};
+use super::message::{FlowAmounts, Format, Observation, Record};
 use super::reason::{RecordError, Skip};
 use super::time::{self, FieldTime};
 use super::value;
@@ -146,26 +145,16 @@ impl Context<'_> {
             value::address(destination_raw, destination.name())?,
             dialect.mapped_ipv4,
         )?;
-        // Tools write 0 for an unknown number of packets, and firewalls omit it.
-        let packets = amount(object, dialect.packets)?.filter(|packets| *packets > 0);
-        let missing = RecordError::MissingField { field: dialect.bytes.name() };
-        let bytes = match (amount(object, dialect.bytes)?, packets) {
-            (Some(0), None) => return Ok(Observation::Skipped(Skip::NoTraffic)),
-            (bytes, _) => bytes.ok_or(missing)?,
+        let amounts = FlowAmounts {
+            packets: amount(object, dialect.packets)?,
+            bytes: amount(object, dialect.bytes)?,
         };
-        let rate = match dialect.sampling {
-            Some(key) => amount(object, key)?.unwrap_or(1),
-            None => 1,
+        let sampling = || dialect.sampling.map_or(Ok(None), |key| amount(object, key));
+        let Some(volume) = amounts.volume(dialect.bytes.name(), sampling)? else {
+            return Ok(Observation::Skipped(Skip::NoTraffic));
         };
-        // Tools write 0 without sampling, or for an unknown rate.
-        let rate = rate.max(1);
-        let sampled = |amount: u64| amount.checked_mul(rate).ok_or(RecordError::TooLarge);
-        let volume = message::volume(sampled(bytes)?, packets.map_or(Ok(1), sampled)?)?;
         let record = Record { time_ms: self.event_time(object, dialect)?, pair, volume };
-        Ok(match packets {
-            Some(_) => Observation::Record(record),
-            None => Observation::WithoutPackets(record),
-        })
+        Ok(amounts.observation(record))
     }
 
     fn event_time(&self, object: &Object<'_>, dialect: &Dialect) -> Result<u64, RecordError> {

@@ -124,6 +124,46 @@ impl From<Result<Record, RecordError>> for Observation {
     }
 }
 
+/// The amounts of a flow as its fields state them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlowAmounts {
+    pub(super) packets: Option<u64>,
+    pub(super) bytes: Option<u64>,
+}
+
+impl FlowAmounts {
+    /// Returns the number of packets that is known. Tools write 0 for an unknown one, and firewalls omit it.
+    fn known_packets(self) -> Option<u64> {
+        self.packets.filter(|packets| *packets > 0)
+    }
+
+    /// Returns the volume of the flow; `None` if there is no traffic. `sampling` reads the sampling factor, and
+    /// `bytes_field` is the field to name if it is missing.
+    pub(super) fn volume(
+        self,
+        bytes_field: &'static str,
+        sampling: impl FnOnce() -> Result<Option<u64>, RecordError>,
+    ) -> Result<Option<Volume>, RecordError> {
+        let packets = self.known_packets();
+        let bytes = match (self.bytes, packets) {
+            (Some(0), None) => return Ok(None),
+            (bytes, _) => bytes.ok_or(RecordError::MissingField { field: bytes_field })?,
+        };
+        // Tools write 0 without sampling, or for an unknown rate.
+        let rate = sampling()?.unwrap_or(1).max(1);
+        let sampled = |amount: u64| amount.checked_mul(rate).ok_or(RecordError::TooLarge);
+        volume(sampled(bytes)?, packets.map_or(Ok(1), sampled)?).map(Some)
+    }
+
+    /// Returns the observation of a flow with these amounts.
+    pub(super) fn observation(self, record: Record) -> Observation {
+        match self.known_packets() {
+            Some(_) => Observation::Record(record),
+            None => Observation::WithoutPackets(record),
+        }
+    }
+}
+
 /// Returns a volume, if it is within the bounds of a record.
 pub(super) fn volume(bytes: u64, packets: u64) -> Result<Volume, RecordError> {
     if packets == 0 {

@@ -8,12 +8,14 @@
 //! - `tshark`: packets in the two JSON forms of tshark; `lines`: its text lines.
 //! - `value`: numbers and addresses in texts; `time`: times.
 //! - `fields`: chosen fields of a message by their own names.
+//! - `columns`: the columns of a table that hold the fields of its records; `row`: its rows as records.
 //!
 //! [`Decoder`] recognizes the format of each message by its content; `docs/records.md` lists the messages that
 //! it accepts and rejects. It does no I/O. Nothing in a message can make it panic, or take more memory or time
 //! than in proportion to its length.
 
 mod bounds;
+mod columns;
 mod context;
 mod decoder;
 mod dialect;
@@ -25,12 +27,14 @@ mod members;
 mod message;
 mod packed;
 mod reason;
+mod row;
 mod sink;
 mod time;
 mod tshark;
 mod value;
 
 pub use bounds::{AMOUNT_MAX, RECORDS_MAX};
+pub use columns::{CELLS_MAX, Column, ColumnError, Layout, LayoutError};
 pub use decoder::{Decoder, Options, span_max};
 pub use fields::{Fields, FieldsError};
 pub use json::write_json;
@@ -38,6 +42,7 @@ pub use kv::write_kv;
 pub use message::{Format, Message, Observation, Record};
 pub use packed::{Packed, Packer};
 pub use reason::{Excerpt, RecordError, Skip, TimeFault};
+pub use row::Cell;
 
 #[cfg(test)]
 mod tests;

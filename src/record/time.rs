@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::reason::TimeFault;
-use super::value::{Decimal, Unit, scalar};
+use super::value::{Decimal, Unit, is_placeholder, scalar};
 use crate::base::date;
 
 const SECOND: i128 = 1_000_000_000;
@@ -26,35 +26,81 @@ pub(super) enum FieldTime {
 
 /// Reads a time field. With `zero_is_absent`, the values that programs write for an unset time count as absent.
 pub(super) fn read(raw: &str, unit: Unit, zone: &TimeZone, zero_is_absent: bool) -> FieldTime {
-    let Some(text) = scalar(raw) else {
-        return FieldTime::Absent;
-    };
-    let Some(nanos) = moment(&text, unit, zone) else {
-        return if is_zero_date(&text) {
-            FieldTime::Absent
-        } else {
-            FieldTime::Bad(TimeFault::Unreadable)
-        };
-    };
-    if zero_is_absent && is_unset(nanos, unit) {
+    match scalar(raw) {
+        Some(text) => parse(&text, unit, zone, zero_is_absent),
+        None => FieldTime::Absent,
+    }
+}
+
+fn parse(text: &str, unit: Unit, zone: &TimeZone, zero_is_absent: bool) -> FieldTime {
+    match moment(text, unit, zone) {
+        Some(nanos) if zero_is_absent && is_unset(nanos, unit) => FieldTime::Absent,
+        Some(nanos) => of_moment(nanos),
+        None if is_zero_date(text) => FieldTime::Absent,
+        None => FieldTime::Bad(TimeFault::Unreadable),
+    }
+}
+
+/// Reads a text that is a time; without a unit, the size of a number tells it.
+pub(super) fn of_text(text: &str, unit: Option<Unit>, zone: &TimeZone) -> FieldTime {
+    if is_placeholder(text) {
         return FieldTime::Absent;
     }
-    match event_time(nanos) {
-        Some(ms) => FieldTime::At(ms),
+    let Some(number) = number(text) else {
+        return parse(text, Unit::Seconds, zone, true);
+    };
+    let size = || number.nanos(Unit::Nanoseconds).map_or(Unit::Seconds, Unit::of_size);
+    let unit = unit.unwrap_or_else(size);
+    match number.nanos(unit) {
+        Some(nanos) if is_unset(nanos, unit) => FieldTime::Absent,
+        Some(nanos) => of_moment(nanos),
+        None => FieldTime::Bad(TimeFault::Unreadable),
+    }
+}
+
+/// Reads a whole number that is a time. The numbers that programs write for an unset time count as absent.
+pub(super) fn of_integer(number: i128, unit: Unit) -> FieldTime {
+    match number.checked_mul(unit.nanos()) {
+        Some(nanos) if is_unset(nanos, unit) => FieldTime::Absent,
+        Some(nanos) => of_moment(nanos),
         None => FieldTime::Bad(TimeFault::OutOfRange),
     }
 }
 
+/// Reads a number with a fraction in the same way. Less than a microsecond is lost: numbers of 64 bits do not have it.
+pub(super) fn of_float(number: f64, unit: Unit) -> FieldTime {
+    let (per_unit, rest) = match unit {
+        Unit::Seconds => (1e6, Unit::Microseconds),
+        Unit::Milliseconds => (1e3, Unit::Microseconds),
+        Unit::Microseconds | Unit::Nanoseconds => (1.0, unit),
+    };
+    // Saturates.
+    let whole = (number * per_unit).round() as i128;
+    match whole.checked_mul(rest.nanos()) {
+        Some(nanos) if is_unset(nanos, unit) => FieldTime::Absent,
+        Some(nanos) => of_moment(nanos),
+        None => FieldTime::Bad(TimeFault::OutOfRange),
+    }
+}
+
+/// Returns the time of a moment, in nanoseconds since 1970.
+fn of_moment(nanos: i128) -> FieldTime {
+    event_time(nanos).map_or(FieldTime::Bad(TimeFault::OutOfRange), FieldTime::At)
+}
+
 /// Parses a number in this unit, or a date and time, to nanoseconds since 1970.
 pub(super) fn moment(text: &str, unit: Unit, zone: &TimeZone) -> Option<i128> {
-    let number = match text.as_bytes() {
+    match number(text) {
+        Some(number) => number.nanos(unit),
+        None => date_time(text, zone),
+    }
+}
+
+fn number(text: &str) -> Option<Decimal> {
+    match text.as_bytes() {
         // No number begins like this, and most dates do.
         [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'-', ..] => None,
         _ => Decimal::parse(text),
-    };
-    match number {
-        Some(number) => number.nanos(unit),
-        None => date_time(text, zone),
     }
 }
 
@@ -79,7 +125,7 @@ fn is_zero_date(text: &str) -> bool {
 fn is_unset(nanos: i128, unit: Unit) -> bool {
     // 1970-01-01 of Unix; 1900-01-01 of NTP; 0001-01-01 of Go, Java and .NET.
     const ZEROS: [i128; 3] = [0, -2_208_988_800 * SECOND, -62_135_596_800 * SECOND];
-    if ZEROS.iter().any(|zero| (nanos - zero).abs() < DAY) {
+    if ZEROS.iter().any(|zero| nanos.saturating_sub(*zero).unsigned_abs() < DAY.unsigned_abs()) {
         return true;
     }
     // The zero of Go in nanoseconds does not fit into 64 bits, and wraps to this number.
@@ -105,6 +151,14 @@ fn date_time(text: &str, zone: &TimeZone) -> Option<i128> {
         return Some(nanos);
     }
     // `date::parse` read it as UTC.
+    in_zone(nanos, zone)
+}
+
+/// Returns the moment of a date and time of a zone, which is given as if of UTC.
+pub(super) fn in_zone(nanos: i128, zone: &TimeZone) -> Option<i128> {
+    if *zone == TimeZone::UTC {
+        return Some(nanos);
+    }
     let secs = i64::try_from(nanos.div_euclid(SECOND)).ok()?;
     let local = EPOCH.checked_add(SignedDuration::from_secs(secs)).ok()?;
     // A repeated hour reads as the first, a skipped hour as the hour after it.

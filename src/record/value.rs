@@ -47,7 +47,7 @@ pub(super) fn scalar(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Whether tools write this text for an absent value.
-fn is_placeholder(content: &str) -> bool {
+pub(super) fn is_placeholder(content: &str) -> bool {
     const WORDS: [&str; 11] =
         ["-", "--", "n/a", "na", "nan", "nat", "nil", "<nil>", "none", "<none>", "null"];
     match content.as_bytes() {
@@ -139,6 +139,18 @@ pub(super) fn amount(raw: &str, field: &'static str) -> Result<Option<u64>, Reco
     }
 }
 
+/// Parses a text that is the whole number of a field; `None` if it is a placeholder for an absent one.
+pub(super) fn amount_of(text: &str, field: &'static str) -> Result<Option<u64>, RecordError> {
+    match parse_digits(text.as_bytes()) {
+        Some(number) => Ok(Some(number)),
+        None if is_placeholder(text) => Ok(None),
+        None => {
+            let number = Decimal::parse(text).and_then(Decimal::to_integer);
+            number.ok_or(RecordError::BadNumber { field })?.map(Some)
+        }
+    }
+}
+
 /// Whether a value is null or a placeholder for an absent value.
 fn is_absent(raw: &str) -> bool {
     match raw.as_bytes() {
@@ -162,15 +174,45 @@ pub(super) fn parse_digits(text: &[u8]) -> Option<u64> {
 pub(super) enum Unit {
     Seconds,
     Milliseconds,
+    Microseconds,
     Nanoseconds,
 }
 
 impl Unit {
+    const ALL: [Unit; 4] =
+        [Unit::Seconds, Unit::Milliseconds, Unit::Microseconds, Unit::Nanoseconds];
+
+    /// Returns the unit with this symbol.
+    pub(super) fn parse(symbol: &str) -> Option<Self> {
+        Unit::ALL.into_iter().find(|unit| unit.symbol() == symbol)
+    }
+
+    pub(super) fn symbol(self) -> &'static str {
+        match self {
+            Unit::Seconds => "s",
+            Unit::Milliseconds => "ms",
+            Unit::Microseconds => "us",
+            Unit::Nanoseconds => "ns",
+        }
+    }
+
+    /// Returns the only unit in which a number is a time of the years 1973 to 5138.
+    pub(super) fn of_size(number: i128) -> Self {
+        // 10^11 seconds after 1970 are the year 5138, and 10^11 milliseconds 1973.
+        match number.unsigned_abs().checked_ilog10() {
+            None | Some(..11) => Unit::Seconds,
+            Some(11..14) => Unit::Milliseconds,
+            Some(14..17) => Unit::Microseconds,
+            Some(17..) => Unit::Nanoseconds,
+        }
+    }
+
     /// Returns the power of ten of nanoseconds.
     pub(super) fn exponent(self) -> i32 {
         match self {
             Unit::Seconds => 9,
             Unit::Milliseconds => 6,
+            Unit::Microseconds => 3,
             Unit::Nanoseconds => 0,
         }
     }

@@ -33,11 +33,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::line_log::{Completed, LineLog, LineLogWriter, LinesOfTick, TICKS};
 pub use self::manifest::{Binding, Manifest, Position, SavedLimits, SavedPart, SavedWindow};
-pub use self::objects::SCHEME;
 pub use self::parts::{PartWriter, PartsRequest, WrittenParts};
 pub use self::record::{History, StoredEdit, TickRecord, is_recorded};
 pub use self::rules::RunRules;
 pub use self::store::{Directory, Lock, Store};
+use crate::base::bucket::SCHEME;
 use crate::base::error::{Exit, Failure};
 
 /// The object that identifies a state.
@@ -81,7 +81,7 @@ impl Place {
     /// Opens a directory, which is created if it does not exist, or `s3://BUCKET/PREFIX`.
     pub fn open(name: &str) -> Result<Self, Failure> {
         let open = || -> anyhow::Result<Arc<dyn Store>> {
-            Ok(match name.starts_with(objects::SCHEME) {
+            Ok(match name.starts_with(SCHEME) {
                 true => Arc::new(objects::Objects::open(name)?),
                 false => Arc::new(Directory::open(Path::new(name))?),
             })

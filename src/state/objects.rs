@@ -1,28 +1,15 @@
 //! A part of a bucket of an object store as the place of a state: `s3://BUCKET/PREFIX`.
 
 use std::io;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures_util::TryStreamExt as _;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
-use object_store::{
-    ClientConfigKey, Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
-    RetryConfig,
-};
+use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 use tokio::runtime::Runtime;
 
 use super::store::{Lock, Store};
-
-/// The beginning of the name of such a place.
-pub const SCHEME: &str = "s3://";
-
-/// Time after which a request that fails is given up. The run tries again later.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Time limit for a request with its content: the totals of a window may be large, and the way to the store narrow.
-const REQUEST_TIMEOUT: &str = "5 minutes";
+use crate::base::bucket::{self, SCHEME};
 
 /// Objects whose names have a common beginning.
 pub(super) struct Objects {
@@ -32,24 +19,10 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    /// Opens `s3://BUCKET/PREFIX`. Region, endpoint and credentials come from the variables `AWS_…` of the environment,
-    /// or from the machine.
+    /// Opens `s3://BUCKET/PREFIX`.
     pub(super) fn open(place: &str) -> anyhow::Result<Self> {
         let (bucket, prefix) = Self::parse(place)?;
-        let retry = RetryConfig { retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
-        let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
-            .into_iter()
-            .find_map(|name| std::env::var(name).ok());
-        let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
-        if is_plain {
-            builder = builder.with_allow_http(true);
-        }
-        if std::env::var_os("AWS_TIMEOUT").is_none() {
-            let timeout = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
-            builder = builder.with_config(timeout, REQUEST_TIMEOUT);
-        }
-        let store = builder.build()?;
+        let store = bucket::open(bucket)?;
         Self::of(Box::new(store), prefix)
     }
 

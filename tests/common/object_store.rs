@@ -23,11 +23,22 @@ fn shared() -> u16 {
 }
 
 fn create_bucket(port: u16) {
+    request_put(port, BUCKET, &[]);
+}
+
+/// Puts an object into the [bucket](BUCKET).
+pub(crate) fn put_object(key: &str, content: &[u8]) {
+    request_put(shared(), &format!("{BUCKET}/{key}"), content);
+}
+
+fn request_put(port: u16, path: &str, content: &[u8]) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
-    let request = format!(
-        "PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    let length = content.len();
+    let head = format!(
+        "PUT /{path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
     );
-    stream.write_all(request.as_bytes()).expect("the server reads");
+    stream.write_all(head.as_bytes()).expect("the server reads");
+    stream.write_all(content).expect("the server reads");
     let mut response = String::new();
     stream.read_to_string(&mut response).expect("the server responds");
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");

@@ -7,9 +7,13 @@ use super::restarts::{alerts, check};
 use super::sinks::new_address;
 use super::state::{OPTIONS, made, send};
 use crate::common::broker::{Broker, random_name};
-use crate::common::object_store::{BUCKET, Way};
+use crate::common::data;
+use crate::common::object_store::{BUCKET, Way, put_object};
+use crate::replay::fold::assert_same;
+use crate::replay::pcap::{Packet, pcap};
+use crate::replay::recorded::sorted;
 use crate::replay::run::{Place, Run, SignalTarget};
-use crate::replay::traffic::Random;
+use crate::replay::traffic::{Random, date};
 use crate::serving::{get_until, server};
 
 fn run<'a>(place: &'a Place, way: &Way, words: &str) -> Run<'a> {
@@ -122,4 +126,40 @@ fn bucket_that_does_not_exist_is_named() {
         .assert_stderr(&["opening the state \"s3://no-such-bucket/a\" (--state)", "NoSuchBucket"]);
     let words = line(&from, &new_address("alerts"), "s3://bucket", "");
     run(&place, &way, &words).run().expect(69).assert_stderr(&["give s3://BUCKET/PREFIX"]);
+}
+
+#[test]
+fn replay_of_objects_says_what_the_capture_says() {
+    let (place, packets) = sorted(881);
+    let line = |what: &str| format!("replay {what} --limits limits.jsonl --updates tick");
+    let captured = place.floodmark(&line("made.pcap")).stdout(0);
+    let (way, prefix) = (Way::new(), random_name("test"));
+    let part = |turn: usize| packets.iter().skip(turn).step_by(2).copied().collect::<Vec<_>>();
+    let rows = part(0).into_iter().map(|Packet { ms, source, destination, bytes }| {
+        format!("{},{source},{destination},{bytes}\n", date(ms))
+    });
+    let table = "time,source,destination,bytes\n".to_owned() + &rows.collect::<String>();
+    let table = zstd::encode_all(table.as_bytes(), 1).expect("memory");
+    put_object(&format!("{prefix}/in/date=1/a.csv.zst"), &table);
+    put_object(&format!("{prefix}/in/date=2/b"), &pcap(&part(1)));
+    put_object(&format!("{prefix}/in/_SUCCESS"), b"");
+    let parquet = std::fs::read(data().join("tables/polars.parquet")).expect("a file");
+    put_object(&format!("{prefix}/polars"), &parquet);
+    let at = |key: &str| format!("s3://{BUCKET}/{prefix}/{key}");
+    for what in [at("in"), at("in/date=*"), at("in/date=1/a.csv.zst ") + &at("in/date=2")] {
+        let replayed = run(&place, &way, &line(&what)).stdout(0);
+        assert_same(&captured, &replayed, || what);
+    }
+    let polars = data().join("tables/polars.parquet").display().to_string();
+    let expected = place.floodmark(&line(&polars)).stdout(0);
+    let replayed = run(&place, &way, &line(&at("polars"))).stdout(0);
+    assert_same(&expected, &replayed, || polars);
+    for (what, code, why) in [
+        (at("none"), 66, "there is no such object"),
+        ("s3:///a".to_owned(), 66, "give s3://BUCKET/KEY"),
+        (at("polars ") + &at("pol*"), 64, "is read twice"),
+        ("s3://no-such-bucket/a".to_owned(), 69, "NoSuchBucket"),
+    ] {
+        run(&place, &way, &line(&what)).run().expect(code).assert_stderr(&[why]);
+    }
 }

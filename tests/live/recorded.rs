@@ -8,43 +8,9 @@ use super::kit::{LIMITS, TopicFeed, capture, delete_records, topic_of};
 use crate::common::broker::{Broker, Transaction};
 use crate::replay::fold::{assert_same, folded};
 use crate::replay::pcap::{Packet, packet, pcap};
-use crate::replay::run::{Done, Place};
-use crate::replay::traffic::{self, Random, date, json_lines};
-
-/// 2026-01-01T00:00:00Z.
-const START_MS: u64 = 1_767_225_600_000;
-
-const SPAN_MS: u64 = 40 * 60_000;
-
-/// Returns a directory with limits and a capture, `made.pcap`, whose packets are sorted by time, and these packets.
-fn sorted(seed: u64) -> (Place, Vec<Packet>) {
-    let random = &mut Random::new(seed);
-    let mut packets = traffic::packets(random, 1500, SPAN_MS);
-    packets.sort_by_key(|packet| packet.ms);
-    let place = Place::new();
-    place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, SPAN_MS)));
-    place.write("made.pcap", pcap(&packets));
-    (place, packets)
-}
-
-fn replay(place: &Place, what: &str, code: i32) -> Done {
-    let line = format!("replay {what} --limits limits.jsonl --updates tick --totals totals.csv");
-    place.floodmark(&line).run().expect(code)
-}
-
-/// Asserts that two replays say the same, byte for byte, and that their totals are equal.
-fn assert_equal(place: &Place, captured: &(Done, String), what: &str) {
-    let done = replay(place, what, 0);
-    let between = || format!("$ {}\n$ {}", captured.0.command_line(), done.command_line());
-    assert_same(&captured.0.stdout, &done.stdout, between);
-    assert_same(&captured.1, &place.read("totals.csv"), between);
-}
-
-fn captured(place: &Place, what: &str) -> (Done, String) {
-    let done = replay(place, what, 0);
-    assert!(!done.stdout.is_empty(), "nothing is violated: {what}");
-    (done, place.read("totals.csv"))
-}
+use crate::replay::recorded::{START_MS, assert_equal, captured, replay, sorted};
+use crate::replay::run::Place;
+use crate::replay::traffic::date;
 
 #[test]
 fn topic_that_is_sorted_by_time_says_what_the_capture_says() {

@@ -12,7 +12,9 @@ use crate::base::duration;
 use crate::base::quote::Quoted;
 use crate::base::strays::{Stray, StrayFilter};
 use crate::base::terminal::Messages;
-use crate::record::{Decoder, Message, Observation, Record, RecordError};
+use crate::files::CsvForm;
+use crate::record::{Column, Decoder, Message, Observation, Record, RecordError};
+use jiff::tz::TimeZone;
 
 /// Most messages that are named since they have a record that can't be read, and most strays; the others are counted.
 const NAMED_MAX: u64 = 20;
@@ -22,15 +24,36 @@ const NAMED_MAX: u64 = 20;
 pub struct RecordRules {
     /// The reader of messages.
     pub decoder: Decoder,
+    /// The reader of tables.
+    pub tables: TableRules,
     /// The greatest distance of a record ahead of the next one of its part, in milliseconds.
     pub max_ahead_ms: u64,
 }
 
-/// The name of a part of the input whose messages have positions.
+/// The rules by which rows of tables become records.
+#[derive(Clone, Debug)]
+pub struct TableRules {
+    /// The columns that the user names.
+    pub columns: Vec<Column>,
+    /// The form of CSV.
+    pub csv: CsvForm,
+    /// The time zone of times without a zone.
+    pub zone: TimeZone,
+}
+
+impl Default for TableRules {
+    fn default() -> Self {
+        TableRules { columns: Vec::new(), csv: CsvForm::default(), zone: TimeZone::UTC }
+    }
+}
+
+/// The name of a part of the input, by which positions are read.
 #[derive(Clone, Debug)]
 pub(super) enum PartName {
-    /// A file: positions are numbers of lines.
-    File(Arc<str>),
+    /// A text: positions are numbers of lines.
+    Text(Arc<str>),
+    /// A table: positions are numbers of rows.
+    Table(Arc<str>),
     /// A partition of a topic: positions are offsets.
     Partition(Arc<str>, i32),
 }
@@ -42,7 +65,8 @@ impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let position = self.1;
         match self.0 {
-            PartName::File(name) => write!(f, "{}, line {position}", Quoted(name)),
+            PartName::Text(name) => write!(f, "{}, line {position}", Quoted(name)),
+            PartName::Table(name) => write!(f, "{}, row {position}", Quoted(name)),
             PartName::Partition(topic, partition) => {
                 write!(f, "{}, partition {partition}, offset {position}", Quoted(topic))
             }
@@ -113,8 +137,13 @@ pub(super) struct Found {
 
 /// The records of the messages of one part, in their order.
 pub(super) struct Intake {
-    name: PartName,
     decoder: Decoder,
+    queue: RecordQueue,
+}
+
+/// The records of a part between decoding and gathering.
+struct RecordQueue {
+    name: PartName,
     strays: StrayFilter<Record>,
     /// Records of messages that were read; those before `next` are gathered.
     records: Vec<Record>,
@@ -125,18 +154,111 @@ pub(super) struct Intake {
     notices: Notices,
 }
 
+/// A message whose records are taken.
+struct Taken {
+    position: u64,
+    /// The first record of this message, behind one that was held since an earlier message.
+    first: usize,
+    holds_earlier: bool,
+    /// Whether no record waits: those that wait come first, and may belong to a later tick.
+    is_direct: bool,
+    /// Of one message the first is named, and all are counted.
+    refused: Option<RecordError>,
+    found: Found,
+}
+
+impl RecordQueue {
+    fn begin(&self, position: u64) -> Taken {
+        let (first, holds_earlier) = (self.records.len(), self.strays.is_holding());
+        let is_direct = self.records.is_empty() && !holds_earlier;
+        let (refused, found) = (None, Found::default());
+        Taken { position, first, holds_earlier, is_direct, refused, found }
+    }
+
+    /// Takes an observation. A record of the tick that is gathered is added to it, another one waits.
+    #[inline(always)]
+    fn observe(&mut self, read: Observation, taken: &mut Taken, gather: &mut Gather) {
+        let record = match read {
+            Observation::Record(record) => record,
+            Observation::WithoutPackets(record) => {
+                self.tally.without_packets += 1;
+                record
+            }
+            Observation::Skipped(skip) => {
+                *self.tally.skipped.entry(skip.as_str()).or_default() += 1;
+                return;
+            }
+            Observation::Bad(reason) => {
+                *self.tally.bad.entry(reason.as_str()).or_default() += 1;
+                taken.refused.get_or_insert(reason);
+                return;
+            }
+        };
+        taken.found.record = true;
+        if !self.strays.try_accept(record.time_ms) {
+            self.examine(record, taken);
+            return;
+        }
+        // In the order of times it comes before those of this message that wait.
+        let Record { time_ms, pair, volume } = record;
+        if taken.is_direct && gather.add(time_ms, pair, volume).is_continue() {
+            self.tally.count(volume);
+            self.reached = time_ms;
+        } else {
+            self.records.push(record);
+        }
+    }
+
+    /// Takes a record that may be a stray, or shows that the one before it is one.
+    #[cold]
+    fn examine(&mut self, record: Record, taken: &mut Taken) {
+        match self.strays.examine(record, taken.position) {
+            Some(stray) => {
+                self.tally.strays += 1;
+                let max_ahead_ms = self.strays.max_ahead_ms();
+                report_stray(&self.notices, &self.name, &stray, &record, max_ahead_ms);
+            }
+            None => taken.first += usize::from(taken.holds_earlier),
+        }
+        taken.holds_earlier = false;
+        self.records.extend(std::iter::from_fn(|| self.strays.next_ready()));
+    }
+
+    /// Ends a message. `failed` is the error of the whole message.
+    fn end(&mut self, mut taken: Taken, failed: Option<RecordError>, gather: &mut Gather) -> Found {
+        // A message has all of its records at once: packed ones are those of IPv4, and then those of IPv6.
+        let records = self.records.get_mut(taken.first..).unwrap_or_default();
+        if !records.is_sorted_by_key(|record| record.time_ms) {
+            records.sort_by_key(|record| record.time_ms);
+        }
+        self.tally.leave_out(gather.take_without_window());
+        if let Some(reason) = failed {
+            *self.tally.bad.entry(reason.as_str()).or_default() += 1;
+            taken.refused.get_or_insert(reason);
+        }
+        if let Some(reason) = taken.refused {
+            if let RecordError::OwnOutput { kind } = reason {
+                taken.found.own_output = Some(kind);
+            }
+            let why = format_args!("not counted: {reason}");
+            self.notices.give(Kind::Unread, &Place(&self.name, taken.position), why);
+        }
+        taken.found
+    }
+}
+
 impl Intake {
     pub(super) fn new(name: PartName, rules: &RecordRules, notices: &Notices) -> Self {
-        Intake {
+        let queue = RecordQueue {
             name,
-            decoder: rules.decoder.clone(),
             strays: StrayFilter::new(rules.max_ahead_ms),
             records: Vec::new(),
             next: 0,
             reached: 0,
             tally: RecordTally::default(),
             notices: notices.clone(),
-        }
+        };
+        Intake { decoder: rules.decoder.clone(), queue }
     }
 
     /// Takes the records of a message. Those of the tick that is gathered are added to it, the others wait.
@@ -146,91 +268,41 @@ impl Intake {
         position: u64,
         gather: &mut Gather,
     ) -> Found {
-        let Intake { name, decoder, strays, records, tally, notices, reached, .. } = self;
-        tally.messages += 1;
-        let mut found = Found::default();
-        // The first record of this message, behind one that was held since an earlier message.
-        let (mut first, mut holds_earlier) = (records.len(), strays.is_holding());
-        // Records that wait come first, and may belong to a later tick.
-        let is_direct = records.is_empty() && !holds_earlier;
-        // Of one message the first is named, and all are counted.
-        let mut refused: Option<RecordError> = None;
-        let decoded = decoder.decode(message, &mut |read| {
-            let record = match read {
-                Observation::Record(record) => record,
-                Observation::WithoutPackets(record) => {
-                    tally.without_packets += 1;
-                    record
-                }
-                Observation::Skipped(skip) => {
-                    *tally.skipped.entry(skip.as_str()).or_default() += 1;
-                    return;
-                }
-                Observation::Bad(reason) => {
-                    *tally.bad.entry(reason.as_str()).or_default() += 1;
-                    refused.get_or_insert(reason);
-                    return;
-                }
-            };
-            found.record = true;
-            if strays.try_accept(record.time_ms) {
-                // In the order of times it comes before those of this message that wait.
-                let Record { time_ms, pair, volume } = record;
-                if is_direct && gather.add(time_ms, pair, volume).is_continue() {
-                    tally.count(volume);
-                    *reached = time_ms;
-                } else {
-                    records.push(record);
-                }
-                return;
-            }
-            match strays.examine(record, position) {
-                Some(stray) => {
-                    tally.strays += 1;
-                    report_stray(notices, name, &stray, &record, strays.max_ahead_ms());
-                }
-                None => first += usize::from(holds_earlier),
-            }
-            holds_earlier = false;
-            records.extend(std::iter::from_fn(|| strays.next_ready()));
-        });
-        // A message has all of its records at once: packed ones are those of IPv4, and then those of IPv6.
-        let records = records.get_mut(first..).unwrap_or_default();
-        if !records.is_sorted_by_key(|record| record.time_ms) {
-            records.sort_by_key(|record| record.time_ms);
-        }
-        tally.leave_out(gather.take_without_window());
-        if let Err(reason) = decoded {
-            *tally.bad.entry(reason.as_str()).or_default() += 1;
-            refused.get_or_insert(reason);
-        }
-        if let Some(reason) = refused {
-            if let RecordError::OwnOutput { kind } = reason {
-                found.own_output = Some(kind);
-            }
-            let why = format_args!("not counted: {reason}");
-            notices.give(Kind::Unread, &Place(name, position), why);
-        }
-        found
+        let Intake { decoder, queue } = self;
+        queue.tally.messages += 1;
+        let mut taken = queue.begin(position);
+        let mut observe = |read| queue.observe(read, &mut taken, gather);
+        let failed = decoder.decode(message, &mut observe).err();
+        queue.end(taken, failed, gather)
+    }
+
+    /// Takes the record of a row in the same way.
+    pub(super) fn take_row(&mut self, read: Observation, position: u64, gather: &mut Gather) {
+        self.queue.tally.messages += 1;
+        let mut taken = self.queue.begin(position);
+        self.queue.observe(read, &mut taken, gather);
+        self.queue.end(taken, None, gather);
     }
 
     /// Counts a message that can't be decoded.
     pub(super) fn refuse(&mut self, label: &'static str, why: &str, position: u64) {
-        self.tally.messages += 1;
-        *self.tally.bad.entry(label).or_default() += 1;
+        let RecordQueue { name, tally, notices, .. } = &mut self.queue;
+        tally.messages += 1;
+        *tally.bad.entry(label).or_default() += 1;
         let why = format_args!("not counted: {why}");
-        self.notices.give(Kind::Unread, &Place(&self.name, position), why);
+        notices.give(Kind::Unread, &Place(name, position), why);
     }
 
     /// Accepts the record that is held, if any: no other one follows.
     pub(super) fn end(&mut self) {
-        self.strays.release();
-        self.records.extend(std::iter::from_fn(|| self.strays.next_ready()));
+        let RecordQueue { strays, records, .. } = &mut self.queue;
+        strays.release();
+        records.extend(std::iter::from_fn(|| strays.next_ready()));
     }
 
     /// Gathers the records that were taken. Breaks if one belongs to a later tick.
     pub(super) fn gather(&mut self, gather: &mut Gather) -> ControlFlow<()> {
-        let Intake { records, next, tally, .. } = self;
+        let RecordQueue { records, next, tally, reached, .. } = &mut self.queue;
         let mut end = ControlFlow::Continue(());
         while let Some(record) = records.get(*next) {
             end = gather.add(record.time_ms, record.pair, record.volume);
@@ -241,7 +313,7 @@ impl Intake {
             *next += 1;
         }
         if let Some(last) = next.checked_sub(1) {
-            self.reached = records[last].time_ms;
+            *reached = records[last].time_ms;
         }
         tally.leave_out(gather.take_without_window());
         if *next == records.len() {
@@ -253,16 +325,16 @@ impl Intake {
 
     /// Whether records wait to be gathered: they may belong to a later tick.
     pub(super) fn has_waiting(&self) -> bool {
-        !self.records.is_empty()
+        !self.queue.records.is_empty()
     }
 
     /// Returns the event time of the last record that was gathered.
     pub(super) fn reached(&self) -> u64 {
-        self.reached
+        self.queue.reached
     }
 
     pub(super) fn tally(&self) -> &RecordTally {
-        &self.tally
+        &self.queue.tally
     }
 }
 

@@ -12,8 +12,9 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 fn intake() -> Intake {
-    let rules = RecordRules { decoder: Decoder::default(), max_ahead_ms: DAY };
-    Intake::new(PartName::File("made".into()), &rules, &Notices::new(&Messages::new()))
+    let (decoder, tables) = (Decoder::default(), TableRules::default());
+    let rules = RecordRules { decoder, tables, max_ahead_ms: DAY };
+    Intake::new(PartName::Text("made".into()), &rules, &Notices::new(&Messages::new()))
 }
 
 fn gather() -> Gather {

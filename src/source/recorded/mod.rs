@@ -1,6 +1,7 @@
-//! Recorded inputs as a source: captures, texts with records, ranges of topics, cut into ticks by event time.
+//! Recorded inputs as a source: captures, texts and tables with records, ranges of topics, cut into ticks by event time.
 //!
-//! - `part`: the parts of an input, and the order in which ticks take them: `file` (`capture` or `text`), `partition`.
+//! - `part`: the parts of an input, and the order in which ticks take them: `file` (`capture`, `table` or `text`),
+//!   `partition`.
 //! - `intake`: the records of messages, decoded and counted (`tally`); `gather`: those of one tick.
 //! - `events`: the ticks on their way to the leader.
 //!
@@ -14,6 +15,7 @@ mod gather;
 mod intake;
 mod part;
 mod partition;
+mod table;
 mod tally;
 mod text;
 
@@ -26,7 +28,7 @@ use crate::base::error::Failure;
 use crate::base::terminal::{Messages, Work};
 use crate::capture::Reader;
 use crate::computation::EventTimeReached;
-use crate::files::OpenFile;
+use crate::files::InputFile;
 use crate::kafka::BoundedTopic;
 use capture::CapturePart;
 use events::{Disconnected, Event, EventReceiver, EventSender, Tick};
@@ -34,11 +36,11 @@ use file::FilePart;
 use gather::Gather;
 use intake::Notices;
 use part::{Part, Parts, Progress};
-use partition::{MESSAGE_WORK, PartitionPart};
+use partition::MESSAGE_WORK;
 
 pub use events::End;
 pub use gather::TickRules;
-pub use intake::RecordRules;
+pub use intake::{RecordRules, TableRules};
 pub use tally::RecordTally;
 
 /// The summary of an input, which is there once all of it is read.
@@ -50,8 +52,8 @@ pub enum Inputs {
     Captures(Vec<Reader>),
     /// Files and topics.
     Any {
-        /// Captures, and texts with records.
-        files: Vec<OpenFile>,
+        /// Captures, tables, and texts with records.
+        files: Vec<InputFile>,
         /// Ranges of topics.
         topics: Vec<BoundedTopic>,
         /// The rules for records that are in no capture.
@@ -65,7 +67,7 @@ impl Inputs {
         let (sizes, topics): (Vec<Option<u64>>, &[BoundedTopic]) = match self {
             Inputs::Captures(readers) => (readers.iter().map(Reader::size_hint).collect(), &[]),
             Inputs::Any { files, topics, .. } => {
-                (files.iter().map(OpenFile::size_hint).collect(), topics)
+                (files.iter().map(InputFile::size_hint).collect(), topics)
             }
         };
         let bytes: Option<u64> = sizes.into_iter().sum();
@@ -88,12 +90,17 @@ impl Inputs {
                 }
             }
             Inputs::Any { files, topics, rules } => {
+                let is_parked = files.len() > FILES_OPEN_MAX;
                 for file in files {
-                    let part = FilePart::new(file, &rules, &notices, progress.of_part());
+                    let progress = progress.of_part();
+                    let mut part = FilePart::new(file, is_parked, &rules, &notices, progress);
+                    if !rules.tables.columns.is_empty() {
+                        part.check()?;
+                    }
                     parts.push(Box::new(part));
                 }
                 for topic in topics {
-                    for part in PartitionPart::open_all(&topic, &rules, &notices, &progress)? {
+                    for part in partition::open_all(&topic, &rules, &notices, &progress)? {
                         parts.push(Box::new(part));
                     }
                 }
@@ -102,6 +109,9 @@ impl Inputs {
         Ok(parts)
     }
 }
+
+/// Most files that are all open at once, if they are as far apart in time as can be.
+const FILES_OPEN_MAX: usize = 64;
 
 /// A recorded input that is read.
 pub struct Recorded {

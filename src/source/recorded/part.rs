@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::events::{End, Tick};
 use super::gather::Gather;
+use super::intake::Intake;
 use crate::base::error::Failure;
 use crate::base::terminal::Messages;
 
@@ -28,20 +29,73 @@ pub(super) trait Part: Send {
     fn summarize(&self, end: &mut End);
 }
 
+/// The messages of a part, one or some at a time.
+pub(super) trait Advance: Send {
+    /// Takes the records of the next messages. `false`: none are left.
+    ///
+    /// # Errors
+    /// Those of [`Part::read`].
+    fn advance(&mut self, intake: &mut Intake, gather: &mut Gather) -> Result<bool, Failure>;
+
+    /// Whether damage has kept messages from being read.
+    fn is_damaged(&self) -> bool {
+        false
+    }
+}
+
+/// A part of messages that become records.
+pub(super) struct RecordPart<A> {
+    messages: A,
+    intake: Intake,
+    has_ended: bool,
+}
+
+impl<A> RecordPart<A> {
+    pub(super) fn new(messages: A, intake: Intake) -> Self {
+        RecordPart { messages, intake, has_ended: false }
+    }
+}
+
+impl<A: Advance> Part for RecordPart<A> {
+    fn read(&mut self, gather: &mut Gather) -> Result<bool, Failure> {
+        loop {
+            if self.intake.gather(gather).is_break() {
+                return Ok(true);
+            }
+            if self.has_ended {
+                return Ok(false);
+            }
+            if !self.messages.advance(&mut self.intake, gather)? {
+                self.has_ended = true;
+                self.intake.end();
+            }
+        }
+    }
+
+    fn summarize(&self, end: &mut End) {
+        end.records.merge(self.intake.tally());
+        end.has_records = true;
+        end.damaged |= self.messages.is_damaged();
+    }
+}
+
 /// All parts that one thread reads.
 pub(super) struct Parts {
-    parts: Vec<Box<dyn Part>>,
+    /// Those that have not ended.
+    parts: Vec<Option<Box<dyn Part>>>,
     /// The tick of the next record of each part that has one.
     next: BinaryHeap<Reverse<(u64, usize)>>,
     has_begun: bool,
-    /// Whether there are topics among them, even if these have nothing to read.
-    has_topics: bool,
+    /// What those that have ended have counted.
+    end: End,
 }
 
 impl Parts {
+    /// `has_topics`: there are topics among them, even if these have nothing to read.
     pub(super) fn new(parts: Vec<Box<dyn Part>>, has_topics: bool) -> Self {
         let next = BinaryHeap::with_capacity(parts.len());
-        Parts { parts, next, has_begun: false, has_topics }
+        let end = End { has_records: has_topics, ..End::default() };
+        Parts { parts: parts.into_iter().map(Some).collect(), next, has_begun: false, end }
     }
 
     /// Reads the next tick; `None` when all parts have ended.
@@ -64,17 +118,20 @@ impl Parts {
     }
 
     fn read(&mut self, part: usize, gather: &mut Gather) -> Result<(), Failure> {
-        if self.parts[part].read(gather)? {
+        let at = &mut self.parts[part];
+        let Some(reading) = at else { return Ok(()) };
+        if reading.read(gather)? {
             self.next.push(Reverse((gather.later_tick(), part)));
+        } else {
+            reading.summarize(&mut self.end);
+            *at = None;
         }
         Ok(())
     }
 
-    /// Returns what all parts have counted.
-    pub(super) fn summary(&self) -> End {
-        let mut end = End { has_records: self.has_topics, ..End::default() };
-        self.parts.iter().for_each(|part| part.summarize(&mut end));
-        end
+    /// Returns what the parts have counted that have ended.
+    pub(super) fn summary(&mut self) -> End {
+        std::mem::take(&mut self.end)
     }
 }
 

@@ -3,10 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::events::End;
 use super::gather::Gather;
 use super::intake::{Found, Intake, Notices, PartName, RecordRules};
-use super::part::{Part, Progress};
+use super::part::{Advance, Progress, RecordPart};
 use crate::base::error::Failure;
 use crate::kafka::{BoundedPartition, BoundedTopic, ReceivedMessage, no_records};
 
@@ -50,49 +49,37 @@ impl Kinds {
     }
 }
 
-/// A partition.
-pub(super) struct PartitionPart {
+/// The messages of a partition.
+pub(super) struct PartitionMessages {
     partition: BoundedPartition,
     kinds: Arc<Kinds>,
     first: i64,
-    intake: Intake,
     progress: Progress,
-    has_ended: bool,
 }
 
-impl PartitionPart {
-    /// Opens the partitions of a topic.
-    pub(super) fn open_all(
-        topic: &BoundedTopic,
-        rules: &RecordRules,
-        notices: &Notices,
-        progress: &Progress,
-    ) -> Result<Vec<Self>, Failure> {
-        let partitions = topic.partitions()?;
-        let kinds = Kinds { unread: AtomicUsize::new(partitions.len()), ..Kinds::default() };
-        let kinds = Arc::new(kinds);
-        let part = |partition| {
-            PartitionPart::new(partition, kinds.clone(), rules, notices, progress.of_part())
-        };
-        Ok(partitions.into_iter().map(part).collect())
-    }
-
-    fn new(
-        partition: BoundedPartition,
-        kinds: Arc<Kinds>,
-        rules: &RecordRules,
-        notices: &Notices,
-        progress: Progress,
-    ) -> Self {
+/// Opens the partitions of a topic.
+pub(super) fn open_all(
+    topic: &BoundedTopic,
+    rules: &RecordRules,
+    notices: &Notices,
+    progress: &Progress,
+) -> Result<Vec<RecordPart<PartitionMessages>>, Failure> {
+    let partitions = topic.partitions()?;
+    let kinds = Kinds { unread: AtomicUsize::new(partitions.len()), ..Kinds::default() };
+    let kinds = Arc::new(kinds);
+    let part = |partition: BoundedPartition| {
         let topic = partition.topic().address().topic.as_str().into();
         let intake = Intake::new(PartName::Partition(topic, partition.number()), rules, notices);
         let first = partition.next_offset();
-        PartitionPart { partition, kinds, first, intake, progress, has_ended: false }
-    }
+        let (kinds, progress) = (kinds.clone(), progress.of_part());
+        RecordPart::new(PartitionMessages { partition, kinds, first, progress }, intake)
+    };
+    Ok(partitions.into_iter().map(part).collect())
+}
 
-    /// Takes the records of the next messages, or notes the end.
-    fn advance(&mut self, gather: &mut Gather) -> Result<(), Failure> {
-        let Self { partition, kinds, intake, .. } = self;
+impl Advance for PartitionMessages {
+    fn advance(&mut self, intake: &mut Intake, gather: &mut Gather) -> Result<bool, Failure> {
+        let Self { partition, kinds, .. } = self;
         let has_more = partition.read(|received: &ReceivedMessage<'_>| {
             let position = u64::try_from(received.offset).unwrap_or(0);
             let found = intake.take(&received.message, position, gather);
@@ -105,32 +92,9 @@ impl PartitionPart {
         let done = u64::try_from(partition.next_offset() - self.first).unwrap_or(0);
         let (records, reached) = (intake.tally().records, intake.reached());
         self.progress.report(done * MESSAGE_WORK, records, reached);
-        if !has_more {
-            self.has_ended = true;
-            intake.end();
-            if let Some((kind, messages)) = kinds.after_partition() {
-                return Err(no_records(partition.topic().address(), kind, messages));
-            }
+        if !has_more && let Some((kind, messages)) = kinds.after_partition() {
+            return Err(no_records(partition.topic().address(), kind, messages));
         }
-        Ok(())
-    }
-}
-
-impl Part for PartitionPart {
-    fn read(&mut self, gather: &mut Gather) -> Result<bool, Failure> {
-        loop {
-            if self.intake.gather(gather).is_break() {
-                return Ok(true);
-            }
-            if self.has_ended {
-                return Ok(false);
-            }
-            self.advance(gather)?;
-        }
-    }
-
-    fn summarize(&self, end: &mut End) {
-        end.records.merge(self.intake.tally());
-        end.has_records = true;
+        Ok(has_more)
     }
 }
