@@ -47,12 +47,12 @@ impl Length for FileAt {
 }
 
 /// The bytes of a file from a place on.
-pub(super) struct From {
+pub(super) struct Positioned {
     source: Source,
     place: u64,
 }
 
-impl Read for From {
+impl Read for Positioned {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = match &self.source {
             Source::File(file) => file.read_at(buffer, self.place)?,
@@ -68,14 +68,14 @@ impl Read for From {
 }
 
 impl ChunkReader for FileAt {
-    type T = BufReader<From>;
+    type T = BufReader<Positioned>;
 
     fn get_read(&self, start: u64) -> Result<Self::T> {
         let capacity = match &self.source {
             Source::File(_) => FILE_BUFFER,
             Source::Object(_) => OBJECT_BUFFER,
         };
-        let from = From { source: self.source.clone(), place: start };
+        let from = Positioned { source: self.source.clone(), place: start };
         Ok(BufReader::with_capacity(capacity, from))
     }
 

@@ -24,7 +24,7 @@ use crate::base::error::{Exit, Failure};
 use crate::capture::{Fault, Input, ReadError, Reader};
 use file_at::FileAt;
 
-pub use csv::{CsvForm, Row, Rows};
+pub use csv::{CsvForm, Fields, Row, Rows};
 pub use expand::expand;
 pub use objects::Object;
 pub use parquet::{DamagedGroup, ParquetFile, ParquetRows, UnsupportedColumn};

@@ -12,7 +12,7 @@ use ::parquet::schema::types::ColumnDescriptor;
 use super::file_at::FileAt;
 use super::pages::CheckedPages;
 use crate::base::panics;
-use crate::record::{CELLS_MAX, Cell};
+use crate::record::{Cell, Cells};
 
 /// The bytes with which a Parquet file begins.
 pub(super) const MAGIC: [u8; 4] = *b"PAR1";
@@ -249,9 +249,12 @@ struct Column {
     /// For each row whether there is a value: by comparison with the greatest level. Empty if each row has one.
     levels: Vec<i16>,
     greatest_level: i16,
-    /// The next value.
-    next: usize,
+    /// The places of the values of rows, if some rows have none.
+    places: Vec<u32>,
 }
+
+/// The place of a value that is not there.
+const NO_PLACE: u32 = u32::MAX;
 
 impl Column {
     fn new(reader: ColumnReader, kind: Kind, column: &ColumnDescriptor) -> Result<Self> {
@@ -268,21 +271,33 @@ impl Column {
             }
         };
         let greatest_level = column.max_def_level();
-        Ok(Column { kind, reader, values, levels: Vec::new(), greatest_level, next: 0 })
+        let (levels, places) = (Vec::new(), Vec::new());
+        Ok(Column { kind, reader, values, levels, greatest_level, places })
     }
 
     /// Reads the values of the next rows.
     fn read(&mut self, rows: usize) -> Result<()> {
-        self.next = 0;
         self.read_values(rows)?;
-        let expected = match self.greatest_level {
-            0 => rows,
-            greatest => self.levels.iter().filter(|level| **level == greatest).count(),
-        };
-        if self.greatest_level > 0 && self.levels.len() != rows || self.values.len() != expected {
-            return Err(ParquetError::General("a column has other values than rows".to_owned()));
+        self.places.clear();
+        let greatest = self.greatest_level;
+        let has_nulls = self.levels.iter().any(|level| *level != greatest);
+        let mut count = 0;
+        if has_nulls {
+            self.places.extend(self.levels.iter().map(|level| {
+                let place = if *level == greatest { count } else { NO_PLACE };
+                count += u32::from(*level == greatest);
+                place
+            }));
         }
-        Ok(())
+        let expected = if has_nulls { count as usize } else { rows };
+        let has_levels = greatest == 0 || self.levels.len() == rows;
+        match has_levels && self.values.len() == expected {
+            true => Ok(()),
+            false => {
+                let what = "a column has other values than rows";
+                Err(ParquetError::General(what.to_owned()))
+            }
+        }
     }
 
     fn read_values(&mut self, rows: usize) -> Result<()> {
@@ -313,14 +328,14 @@ impl Column {
         }
     }
 
-    /// Returns the value of a row; the rows are visited in order.
+    /// Returns the value of a row.
     #[inline]
-    fn next_cell(&mut self, row: usize) -> Cell<'_> {
-        if self.greatest_level > 0 && self.levels[row] != self.greatest_level {
-            return Cell::Null;
-        }
-        let at = self.next;
-        self.next += 1;
+    fn cell(&self, row: usize) -> Cell<'_> {
+        let at = match self.places.get(row) {
+            None => row,
+            Some(&NO_PLACE) => return Cell::Null,
+            Some(place) => *place as usize,
+        };
         match (&self.values, self.kind) {
             (_, Kind::Null) => Cell::Null,
             (Values::Int32(values), Kind::Unsigned) => Cell::Integer((values[at] as u32).into()),
@@ -412,6 +427,19 @@ struct Group {
     left: u64,
 }
 
+/// A row.
+pub struct ParquetRow<'a> {
+    columns: &'a [Column],
+    row: usize,
+}
+
+impl Cells for ParquetRow<'_> {
+    #[inline]
+    fn cell(&self, number: usize) -> Cell<'_> {
+        self.columns[number].cell(self.row)
+    }
+}
+
 /// The rows of a file.
 pub struct ParquetRows {
     file: ParquetFile,
@@ -437,14 +465,14 @@ pub struct DamagedGroup {
 }
 
 impl ParquetRows {
-    /// Reads the next rows, and calls `each` with the number of each row, from 1 on, and its values. `false`: all rows
+    /// Reads the next rows, and calls `each` with the number of each row, from 1 on, and with its values. `false`: all rows
     /// were read.
     ///
     /// # Errors
     /// The rest of a group is damaged; the next call reads the next group.
     pub fn read(
         &mut self,
-        mut each: impl FnMut(u64, &[Cell<'_>]),
+        mut each: impl FnMut(u64, &ParquetRow<'_>),
     ) -> std::result::Result<bool, DamagedGroup> {
         if self.group.is_none() {
             let Some(left) = self.next_rows() else { return Ok(false) };
@@ -462,15 +490,9 @@ impl ParquetRows {
             let left = group.left;
             return Err(self.give_up(left, error));
         }
-        let count = group.columns.len();
         for row in 0..rows as usize {
-            // Cells borrow from their columns, which the next row changes.
-            let mut cells = [Cell::Null; CELLS_MAX];
-            for (cell, column) in cells.iter_mut().zip(&mut group.columns) {
-                *cell = column.next_cell(row);
-            }
             self.row += 1;
-            each(self.row, &cells[..count]);
+            each(self.row, &ParquetRow { columns: &group.columns, row });
         }
         group.left -= rows;
         if group.left == 0 {

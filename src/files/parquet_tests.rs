@@ -98,7 +98,10 @@ fn read(content: &[u8], columns: &[usize]) -> Result<Read> {
     let mut rows = rows.map_err(|error| ParquetError::General(error.to_string()))?;
     let (mut found, mut lost) = (Vec::new(), Vec::new());
     loop {
-        let more = rows.read(|number, cells| found.push(format!("{number} {cells:?}")));
+        let more = rows.read(|number, row| {
+            let cells: Vec<_> = (0..columns.len()).map(|at| row.cell(at)).collect();
+            found.push(format!("{number} {cells:?}"));
+        });
         match more {
             Ok(true) => {}
             Ok(false) => return Ok((found, lost)),

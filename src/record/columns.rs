@@ -326,9 +326,6 @@ impl fmt::Display for ColumnNames {
 /// Most columns that may hold one field: of more, the first ones are read.
 const CANDIDATES_MAX: usize = 8;
 
-/// Most columns that are read of a table.
-pub const CELLS_MAX: usize = CANDIDATES_MAX * Field::ALL.len();
-
 /// A column that may hold a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {

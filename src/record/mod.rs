@@ -34,7 +34,7 @@ mod tshark;
 mod value;
 
 pub use bounds::{AMOUNT_MAX, RECORDS_MAX};
-pub use columns::{CELLS_MAX, Column, ColumnError, Layout, LayoutError};
+pub use columns::{Column, ColumnError, Layout, LayoutError};
 pub use decoder::{Decoder, Options, span_max};
 pub use fields::{Fields, FieldsError};
 pub use json::write_json;
@@ -42,7 +42,7 @@ pub use kv::write_kv;
 pub use message::{Format, Message, Observation, Record};
 pub use packed::{Packed, Packer};
 pub use reason::{Excerpt, RecordError, Skip, TimeFault};
-pub use row::Cell;
+pub use row::{Cell, Cells};
 
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,12 @@ pub enum Cell<'a> {
     LocalMoment(i128),
 }
 
+/// The values of a row, by the numbers of [`Layout::columns`].
+pub trait Cells {
+    /// Returns a value.
+    fn cell(&self, number: usize) -> Cell<'_>;
+}
+
 impl<'a> Cell<'a> {
     /// Returns the value as a text, if it is one.
     fn text(&self) -> Option<&'a str> {
@@ -70,15 +76,15 @@ fn is_no_address(text: &str) -> bool {
 }
 
 impl Layout {
-    /// Reads a row, given the values of [`Layout::columns`]. Times without a zone are of this one.
+    /// Reads a row. Times without a zone are of this one.
     #[inline]
-    pub fn read(&self, cells: &[Cell<'_>], zone: &TimeZone) -> Observation {
-        self.record(cells, zone).unwrap_or_else(Observation::Bad)
+    pub fn read(&self, row: &impl Cells, zone: &TimeZone) -> Observation {
+        self.record(row, zone).unwrap_or_else(Observation::Bad)
     }
 
-    fn record(&self, cells: &[Cell<'_>], zone: &TimeZone) -> Result<Observation, RecordError> {
-        let source = self.address(cells, Field::Source)?;
-        let destination = self.address(cells, Field::Destination)?;
+    fn record(&self, row: &impl Cells, zone: &TimeZone) -> Result<Observation, RecordError> {
+        let source = self.address(row, Field::Source)?;
+        let destination = self.address(row, Field::Destination)?;
         let (source, destination) = match (source, destination) {
             (Some(source), Some(destination)) => (source, destination),
             (None, None) => return Ok(Observation::Skipped(Skip::NotIp)),
@@ -87,20 +93,20 @@ impl Layout {
         };
         let pair = Pair::new(source, destination).ok_or(RecordError::MixedFamily)?;
         let amounts = FlowAmounts {
-            packets: self.amount(cells, Field::Packets)?,
-            bytes: self.amount(cells, Field::Bytes)?,
+            packets: self.amount(row, Field::Packets)?,
+            bytes: self.amount(row, Field::Bytes)?,
         };
-        let sampling = || self.amount(cells, Field::Sampling);
+        let sampling = || self.amount(row, Field::Sampling);
         let Some(volume) = amounts.volume(Field::Bytes.name(), sampling)? else {
             return Ok(Observation::Skipped(Skip::NoTraffic));
         };
-        let record = Record { time_ms: self.time(cells, zone)?, pair, volume };
+        let record = Record { time_ms: self.time(row, zone)?, pair, volume };
         Ok(amounts.observation(record))
     }
 
-    fn address(&self, cells: &[Cell<'_>], field: Field) -> Result<Option<IpAddr>, RecordError> {
+    fn address(&self, row: &impl Cells, field: Field) -> Result<Option<IpAddr>, RecordError> {
         for candidate in self.of_field(field) {
-            let cell = cells[candidate.cell];
+            let cell = row.cell(candidate.cell);
             let address = match cell {
                 Cell::Null => continue,
                 Cell::Text(text) => text.parse().ok(),
@@ -125,15 +131,14 @@ impl Layout {
         Ok(None)
     }
 
-    fn amount(&self, cells: &[Cell<'_>], field: Field) -> Result<Option<u64>, RecordError> {
+    fn amount(&self, row: &impl Cells, field: Field) -> Result<Option<u64>, RecordError> {
         let bad = RecordError::BadNumber { field: field.name() };
         for candidate in self.of_field(field) {
-            let amount = match cells[candidate.cell] {
+            let cell = row.cell(candidate.cell);
+            let amount = match cell {
                 Cell::Null => None,
                 Cell::Text(text) => value::amount_of(text, field.name())?,
-                Cell::Bytes(_) => {
-                    value::amount_of(cells[candidate.cell].text().ok_or(bad)?, field.name())?
-                }
+                Cell::Bytes(_) => value::amount_of(cell.text().ok_or(bad)?, field.name())?,
                 Cell::Integer(number) if number < 0 => return Err(bad),
                 Cell::Integer(number) => {
                     Some(u64::try_from(number).map_err(|_| RecordError::TooLarge)?)
@@ -154,10 +159,10 @@ impl Layout {
         Ok(None)
     }
 
-    fn time(&self, cells: &[Cell<'_>], zone: &TimeZone) -> Result<u64, RecordError> {
+    fn time(&self, row: &impl Cells, zone: &TimeZone) -> Result<u64, RecordError> {
         let name = Field::Time.name();
         for candidate in self.of_field(Field::Time) {
-            let cell = cells[candidate.cell];
+            let cell = row.cell(candidate.cell);
             let unit = |number: i128| candidate.unit.unwrap_or_else(|| Unit::of_size(number));
             let time = match cell {
                 Cell::Null => FieldTime::Absent,
@@ -195,6 +200,14 @@ fn missing(field: Field) -> RecordError {
 mod tests {
     use super::*;
 
+    struct Row<'a>(Vec<Cell<'a>>);
+
+    impl Cells for Row<'_> {
+        fn cell(&self, number: usize) -> Cell<'_> {
+            self.0[number]
+        }
+    }
+
     /// Reads a row of a table with some columns of each field.
     fn read(cells: &[Cell<'_>]) -> Observation {
         let names = ["time", "ts", "src", "src6", "dst", "dst6", "bytes", "packets", "sampling"];
@@ -212,7 +225,7 @@ mod tests {
         for (to, column) in ordered.iter_mut().zip(layout.columns()) {
             *to = cells.get(*column).copied().unwrap_or(Cell::Null);
         }
-        layout.read(&ordered, &TimeZone::fixed(jiff::tz::offset(2)))
+        layout.read(&Row(ordered), &TimeZone::fixed(jiff::tz::offset(2)))
     }
 
     const TIME: Cell<'_> = Cell::Moment(1_714_554_000_250_000_000);

@@ -5,8 +5,8 @@ use super::intake::{Intake, RecordRules, TableRules};
 use super::part::{Advance, Progress};
 use crate::base::error::Failure;
 use crate::base::quote::Quoted;
-use crate::files::{CsvForm, DamagedGroup, ParquetFile, ParquetRows, Row, Rows, Texts};
-use crate::record::{CELLS_MAX, Cell, Layout, LayoutError, Message, Observation, RecordError};
+use crate::files::{CsvForm, DamagedGroup, Fields, ParquetFile, ParquetRows, Row, Rows, Texts};
+use crate::record::{Cell, Cells, Layout, LayoutError, Message};
 
 /// Rows between two reports of progress.
 const PROGRESS_ROWS: u64 = 8192;
@@ -85,6 +85,20 @@ pub(super) struct CsvTable {
     has_header: bool,
 }
 
+/// A row of CSV.
+struct CsvRow<'a> {
+    fields: Fields<'a>,
+    columns: &'a [usize],
+}
+
+impl Cells for CsvRow<'_> {
+    fn cell(&self, number: usize) -> Cell<'_> {
+        let field = self.fields.get(self.columns[number]).unwrap_or_default();
+        // What is no text is no value of any kind.
+        Cell::Text(str::from_utf8(field).unwrap_or("\u{fffd}"))
+    }
+}
+
 impl Table for CsvTable {
     fn take(&mut self, intake: &mut Intake, gather: &mut Gather) -> Result<bool, Lost> {
         let Self { rows, columns, layout, rules, has_header } = self;
@@ -102,19 +116,8 @@ impl Table for CsvTable {
         }
         match row {
             Row::Fields(fields) => {
-                let mut cells = [Cell::Null; CELLS_MAX];
-                let mut is_text = true;
-                for (cell, column) in cells.iter_mut().zip(layout.columns()) {
-                    match str::from_utf8(fields.get(*column).unwrap_or_default()) {
-                        Ok(text) => *cell = Cell::Text(text),
-                        Err(_) => is_text = false,
-                    }
-                }
-                let read = match is_text {
-                    true => layout.read(&cells, &rules.zone),
-                    false => Observation::Bad(RecordError::NotUtf8),
-                };
-                intake.take_row(read, rows.line(), gather);
+                let row = CsvRow { fields, columns: layout.columns() };
+                intake.take_row(layout.read(&row, &rules.zone), rows.line(), gather);
             }
             Row::WrongCount(count) => {
                 let why = format!("the row has {count} fields, and the header {columns}");
@@ -162,8 +165,8 @@ impl ParquetTable {
 impl Table for ParquetTable {
     fn take(&mut self, intake: &mut Intake, gather: &mut Gather) -> Result<bool, Lost> {
         let Self { rows, layout, rules } = self;
-        let read = rows.read(|row, cells| {
-            intake.take_row(layout.read(cells, &rules.zone), row, gather);
+        let read = rows.read(|number, row| {
+            intake.take_row(layout.read(row, &rules.zone), number, gather);
         });
         read.map_err(|damage| {
             let DamagedGroup { group, rows: (first, last), error, is_readable } = damage;
