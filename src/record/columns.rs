@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::value::Unit;
+use crate::base::quote::Quoted;
 
 /// A field of the records of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -314,7 +315,7 @@ impl fmt::Display for ColumnNames {
         const SHOWN_CHARS: usize = 40;
         for (at, name) in self.0.iter().take(SHOWN).enumerate() {
             let short: String = name.chars().take(SHOWN_CHARS).collect();
-            write!(f, "{}{}", if at == 0 { "" } else { ", " }, crate::base::quote::Quoted(&short))?;
+            write!(f, "{}{}", if at == 0 { "" } else { ", " }, Quoted(&short))?;
         }
         match self.0.len().checked_sub(SHOWN) {
             Some(more @ 1..) => write!(f, " and {more} more"),
@@ -364,11 +365,10 @@ impl Layout {
             }
             layout.add(column.field, at, column.unit.or_else(|| written_unit(&column.name)));
         }
-        for field in Field::ALL
-            .into_iter()
-            .filter(|field| layout.of_field(*field).is_empty())
-            .collect::<Vec<_>>()
-        {
+        for field in Field::ALL {
+            if !layout.of_field(field).is_empty() {
+                continue;
+            }
             let name = field.name();
             for known in field.names() {
                 let mut found = (0..names.len()).filter(|at| plain_names[*at] == *known);

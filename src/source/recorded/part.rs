@@ -86,7 +86,7 @@ pub(super) struct Parts {
     /// The tick of the next record of each part that has one.
     next: BinaryHeap<Reverse<(u64, usize)>>,
     has_begun: bool,
-    /// What those that have ended have counted.
+    /// The counts of those that have ended.
     end: End,
 }
 

@@ -94,7 +94,7 @@ struct CsvRow<'a> {
 impl Cells for CsvRow<'_> {
     fn cell(&self, number: usize) -> Cell<'_> {
         let field = self.fields.get(self.columns[number]).unwrap_or_default();
-        // What is no text is no value of any kind.
+        // Bytes that are no text are no value of any kind.
         Cell::Text(str::from_utf8(field).unwrap_or("\u{fffd}"))
     }
 }
@@ -187,7 +187,7 @@ impl Table for ParquetTable {
 
 /// Rows that can't be read.
 pub(super) struct Lost {
-    /// What is lost, and why.
+    /// The rows, and the reason.
     text: String,
     /// Whether other rows may follow.
     goes_on: bool,
